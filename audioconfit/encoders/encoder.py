@@ -1,0 +1,161 @@
+"""The encoder: waveform to embedding, such that an embedding depends on its clip alone, whatever it is batched with."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+from audioconfit.audio import SAMPLE_RATE
+from audioconfit.encoders.layers import GatedAttention, ValidGroupNorm, at_least_float32, standardise
+
+Count = TypeVar("Count", int, Tensor)
+
+
+class Encoder(nn.Module):
+    """The temporal mean of a backbone's last hidden layer over the valid frames; not L2-normalised.
+
+    `normalise` brings each row to zero mean and unit variance, as the backbone was trained; None: by architecture.
+    """
+
+    name: str
+    dim: int
+    receptive_field: int  # samples that one frame sees; shorter clips cannot be embedded
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        *,
+        normalise: bool | None = None,
+        spec_augment: bool = False,
+        layer_drop: bool = False,
+    ) -> None:
+        super().__init__()
+        config = model.config
+        self.name = name
+        self.model = model
+        self.dim = int(config.hidden_size)
+        self.receptive_field = _receptive_field(config.conv_kernel, config.conv_stride)
+        # So say the preprocessor_config.json files on the hub: all but wavlm-base and wavlm-base-plus.
+        by_architecture = config.model_type != "wavlm" or config.feat_extract_norm == "layer"
+        self.normalise = by_architecture if normalise is None else normalise
+
+        self._layer_drop_of_backbone = config.layerdrop
+        config.layerdrop = config.layerdrop if layer_drop else 0.0
+        config.apply_spec_augment = spec_augment
+        if (mask_embedding := getattr(model, "masked_spec_embed", None)) is not None:
+            mask_embedding.requires_grad_(spec_augment)  # else a trained parameter that never gets a gradient
+
+        # No gradient towards the waveform, which nobody reads; the weights still train. Exact, and cheaper.
+        setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010
+        for module in model.modules():
+            # Only the class changes, not the parameters and their names: checkpoints remain transformers' own.
+            if isinstance(module, nn.GroupNorm):
+                module.__class__ = ValidGroupNorm
+            elif isinstance(module, WavLMAttention):
+                module.__class__ = GatedAttention
+
+    def forward(
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Embeddings, in float32 also under autocast (float64 for a float64 encoder).
+
+        `lengths` None: every row is full, nothing is masked. Else the samples of each row that count: normalisation,
+        GroupNorm, attention and the mean leave the padding out, and an embedding is that of the row alone, to 2e-6.
+        ValueError: a row shorter than the receptive field; with SpecAugment, chunks shorter than what it masks.
+        """
+        self._check(waveforms, lengths)
+        if lengths is None:
+            inputs = standardise(waveforms) if self.normalise else waveforms
+            return at_least_float32(self.model(inputs).last_hidden_state).mean(dim=1)
+
+        valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+        inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
+        with self._group_norm_over(lengths):
+            hidden = at_least_float32(self.model(inputs, attention_mask=valid.long()).last_hidden_state)
+        frames = self.frame_count(lengths)[:, None]
+        counted = torch.arange(hidden.shape[1], device=hidden.device) < frames
+        return hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames
+
+    def frame_count(self, samples: Count) -> Count:
+        """Frames of so many samples, at least the receptive field; (samples - 400) // 320 + 1 for the real backbones."""
+        return _steps(samples, self.model.config.conv_kernel, self.model.config.conv_stride)
+
+    def save(self, folder: Path) -> None:
+        """Into a folder that `encoders.load(str(folder))` and transformers read; each file is renamed into place."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            self.model.save_pretrained(temporary)
+            _write_json(Path(temporary) / "config.json", self._backbone_config())
+            _write_json(Path(temporary) / "preprocessor_config.json", self._preprocessor_config())
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / file.name)
+
+    def _check(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> None:
+        samples = waveforms.shape[1]
+        shortest = samples if lengths is None else int(lengths.min())
+        if shortest < self.receptive_field:
+            raise ValueError(
+                f"{self.name} cannot embed {shortest} samples: one frame takes {self.receptive_field}. "
+                f"Leave shorter clips out, or pad them."
+            )
+        config = self.model.config
+        if self.training and config.apply_spec_augment and self.frame_count(samples) < config.mask_time_length:
+            raise ValueError(
+                f"SpecAugment masks {config.mask_time_length} frames at a time, and a chunk of {samples} samples has "
+                f"only {self.frame_count(samples)}; use longer chunks, or leave SpecAugment off."
+            )
+
+    @contextlib.contextmanager
+    def _group_norm_over(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
+        """Within, GroupNorm takes its statistics over the steps that lie in the valid samples."""
+        norms = [module for module in self.modules() if isinstance(module, ValidGroupNorm)]
+        config = self.model.config
+        for norm in norms:  # one at most, behind the first convolution
+            norm.steps = _steps(lengths, config.conv_kernel[:1], config.conv_stride[:1])
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.steps = None
+
+    def _backbone_config(self) -> dict[str, object]:
+        """The backbone's own configuration, without what this encoder switched off."""
+        return self.model.config.to_dict() | {"apply_spec_augment": True, "layerdrop": self._layer_drop_of_backbone}
+
+    def _preprocessor_config(self) -> dict[str, object]:
+        return {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": SAMPLE_RATE,
+            "padding_value": 0.0,
+            "do_normalize": self.normalise,
+            "return_attention_mask": True,
+        }
+
+
+def _steps(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
+    """The output length of unpadded convolutions."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _write_json(file: Path, content: dict[str, object]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,85 @@
+"""Layers that take the place of transformers' own: the same parameters and names, exact with padding, or faster."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+
+class ValidGroupNorm(nn.GroupNorm):
+    """GroupNorm, one channel per group, over the first `steps` of each row; over all of them where `steps` is None.
+
+    The base models were trained without padding: with it, plain statistics move an embedding further than another clip
+    is away. Five times the cost of a plain GroupNorm, so only batches that hold padding set `steps`.
+    """
+
+    steps: Int[Tensor, "batch"] | None = None
+
+    def forward(self, input: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
+        if self.steps is None:
+            return super().forward(input)
+        assert self.num_groups == self.num_channels
+        hidden = at_least_float32(input)
+        count = self.steps[:, None, None]
+        valid = torch.arange(hidden.shape[-1], device=hidden.device) < count
+        mean = (hidden * valid).sum(dim=-1, keepdim=True) / count
+        centred = hidden - mean
+        variance = (centred.square() * valid).sum(dim=-1, keepdim=True) / count
+        return torch.addcmul(self.bias[:, None], centred * torch.rsqrt(variance + self.eps), self.weight[:, None])
+
+
+class GatedAttention(WavLMAttention):
+    """WavLM's attention (Chen et al. 2022, equations 3 to 7) through scaled_dot_product_attention.
+
+    The gated relative position bias is its additive mask. transformers' own runs through multi_head_attention_forward
+    and materialises averaged weights that nobody reads.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Float[Tensor, "batch time dim"],
+        attention_mask: Bool[Tensor, "batch time"] | None = None,
+        position_bias: Float[Tensor, "1 heads time time"] | None = None,
+        index: int = 0,
+        **unused: Any,
+    ) -> tuple[Float[Tensor, "batch time dim"], None, Float[Tensor, "1 heads time time"]]:
+        time = hidden_states.shape[1]
+        if position_bias is None:  # the first layer makes it, the others are handed it
+            position_bias = self.compute_bias(time, time)[None]
+        bias = self._gate(self._heads(hidden_states)) * position_bias
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask[:, None, None, :].bool(), float("-inf"))
+        query, key, value = (self._heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
+
+    def _heads(self, hidden: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch heads time head_dim"]:
+        return hidden.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _gate(self, hidden: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch heads time 1"]:
+        projected = self.gru_rel_pos_linear(hidden).unflatten(-1, (2, 4)).sum(dim=-1)
+        update, reset = torch.sigmoid(projected).chunk(2, dim=-1)
+        return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+
+
+def standardise(
+    waveforms: Float[Tensor, "batch samples"], valid: Bool[Tensor, "batch samples"] | None = None
+) -> Float[Tensor, "batch samples"]:
+    """Each row to zero mean and unit variance over its valid samples, zero elsewhere (Wav2Vec2FeatureExtractor's)."""
+    if valid is None:
+        variance, mean = torch.var_mean(waveforms, dim=1, correction=0, keepdim=True)
+        return (waveforms - mean) * torch.rsqrt(variance + 1e-7)
+    count = valid.sum(dim=1, keepdim=True)
+    mean = waveforms.masked_fill(~valid, 0).sum(dim=1, keepdim=True) / count
+    centred = (waveforms - mean).masked_fill(~valid, 0)
+    variance = centred.square().sum(dim=1, keepdim=True) / count
+    return centred * torch.rsqrt(variance + 1e-7)
+
+
+def at_least_float32(hidden: Tensor) -> Tensor:
+    """Statistics and means are taken in float32 under autocast, and stay in float64 for a float64 encoder."""
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32))

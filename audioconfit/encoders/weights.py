@@ -1,0 +1,173 @@
+"""Weights: seeded tiny ones, a hub repository's, a folder's. No code that comes with them runs; none fits them half."""
+
+import contextlib
+import json
+import logging
+import math
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import huggingface_hub
+import safetensors
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from audioconfit.audio import SAMPLE_RATE
+
+ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
+    "hubert": (transformers.HubertConfig, transformers.HubertModel),
+    "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
+}
+
+# 0.1 M parameters, and 320 samples a frame like the real ones: a training step of 56 x 1 s takes 80 ms on one core.
+# No dropout: so small a network underfits as it is.
+TINY: dict[str, Any] = {
+    "conv_dim": (32, 32, 32, 32),
+    "conv_kernel": (20, 8, 4, 4),
+    "conv_stride": (10, 4, 4, 2),
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+}
+
+
+def tiny(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A small random backbone with the same weights on every machine; `config` overrides its shape."""
+    config_class, model_class = ARCHITECTURES[architecture]
+    with _private_random_state(seed):
+        model = model_class(config_class(**TINY | config))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _draw(name, parameter, generator)
+    return model
+
+
+def _draw(name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    """With the deviations of transformers' initialisation, which itself differs in the last bit between processors."""
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif name.endswith("original0"):  # weight_norm: the norm of the positional convolution's weight, per tap
+        parameter.fill_(math.sqrt(4 / 3))
+    elif parameter.dim() > 1 and not name.endswith("gru_rel_pos_const"):
+        _draw_uniform(parameter, _limit(name, fan_in=parameter[0].numel()), generator)
+    elif name == "masked_spec_embed":
+        _draw_uniform(parameter, 1.0, generator)
+
+
+def _draw_uniform(parameter: Tensor, limit: float, generator: torch.Generator) -> None:
+    integers = torch.randint(-(2**23), 2**23, parameter.shape, generator=generator)
+    parameter.copy_(integers * (limit / 2**23))
+
+
+def _limit(name: str, *, fan_in: int) -> float:
+    if name.startswith("feature_extractor"):
+        return math.sqrt(6 / fan_in)
+    if name.startswith("feature_projection"):
+        return math.sqrt(1 / fan_in)
+    return math.sqrt(3) * 0.02
+
+
+def download(source: str) -> Path:
+    """A hub repository's snapshot in the local cache: its safetensors where it has them, else its .bin."""
+    try:
+        folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=["*config.json", "model*.safetensors*"]))
+        if not any(folder.glob("*.safetensors")):
+            patterns = ["*config.json", "pytorch_model*.bin*"]
+            folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"No weights for {source!r}: there is no such folder here, and the hub did not give them ({reason}). "
+            f"Without a network: put config.json, preprocessor_config.json and model.safetensors or pytorch_model.bin "
+            f"from https://huggingface.co/{source} into a folder and pass its path: --backbones /path/to/folder."
+        ) from error
+    return folder
+
+
+def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
+    """The model in a folder; ValueError where the architecture is another, or the weights do not fit config.json."""
+    settings = _read_json(folder / "config.json")
+    if (architecture := settings.get("model_type")) not in ARCHITECTURES:
+        raise ValueError(f"{folder} holds a {architecture!r} model; choose one of {', '.join(ARCHITECTURES)}.")
+    if settings.get("add_adapter"):
+        raise ValueError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
+    config_class, model_class = ARCHITECTURES[architecture]
+    try:
+        with _quiet(), _private_random_state(seed):
+            # dtype: else that of the file. weights_only: a .bin is a pickle, and no code may run while it is read.
+            model, report = cast(Any, model_class).from_pretrained(
+                folder,
+                config=config_class(**settings),
+                dtype=torch.float32,
+                weights_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ValueError(f"The weights in {folder} cannot be read: {error}") from error
+    _check_fit(folder, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
+    return model
+
+
+def _check_fit(folder: Path, *, missing: set[str], unexpected: set[str]) -> None:
+    """Heads on top of the body are of no use here. masked_spec_embed serves SpecAugment alone, and some lack it."""
+    body = re.compile(r"(^|\.)(feature_extractor|feature_projection|encoder)\.")
+    lacking = sorted(key for key in missing if key != "masked_spec_embed")
+    surplus = sorted(key for key in unexpected if body.search(key))
+    if lacking or surplus:
+        raise ValueError(
+            f"The weights in {folder} do not fit its config.json: {len(lacking)} missing {lacking[:3]}, {len(surplus)} "
+            f"unexpected {surplus[:3]}. Is the folder complete, and all of one model?"
+        )
+
+
+def normalises(folder: Path) -> bool | None:
+    """Whether preprocessor_config.json asks for zero mean and unit variance; None where it does not say."""
+    file = folder / "preprocessor_config.json"
+    settings = _read_json(file) if file.exists() else {}
+    if (rate := settings.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
+        raise ValueError(f"{folder} expects {rate} Hz, audio is prepared at {SAMPLE_RATE} Hz: choose another backbone.")
+    return settings.get("do_normalize")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is needed and cannot be read ({error}); copy it from the backbone's page.") from error
+
+
+@contextlib.contextmanager
+def _private_random_state(seed: int) -> Iterator[None]:
+    """transformers draws from the global generator; within, from `seed`, and afterwards the generator is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of the heads left out and its progress bars; `_check_fit` reports what matters."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.ERROR)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
