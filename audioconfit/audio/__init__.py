@@ -1,0 +1,13 @@
+"""Audio: clips decoded to 16 kHz mono, and the store in which a corpus is prepared once for training.
+
+waveforms = audio.prepare(corpus, folder)      # decode what is not there yet, in parallel, resumable
+waveforms = audio.load(folder)                 # on a worker: nothing but the folder
+waveforms[clip.key]                            # int16, a view into the memory-mapped file
+"""
+
+from audioconfit.audio.decoding import SAMPLE_RATE, Unreadable, decode
+from audioconfit.audio.preparing import prepare
+from audioconfit.audio.resampling import resample
+from audioconfit.audio.waveforms import SCALE, Fault, Waveforms, load
+
+__all__ = ["SAMPLE_RATE", "SCALE", "Fault", "Unreadable", "Waveforms", "decode", "load", "prepare", "resample"]

@@ -1,0 +1,236 @@
+"""Prepare a corpus once: decode it in parallel into a store that training takes chunks from.
+
+Finished parts survive a kill; the store exists from the moment its index is renamed into place, and is made anew when
+a source file's size or time, or anything that the corpus says of its clips, has changed.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from audioconfit.audio.parts import (
+    PART_CLIPS,
+    PLAN,
+    count_parts,
+    prepare_part,
+    read_part,
+    worker_command,
+    worker_environment,
+)
+from audioconfit.audio.waveforms import FORMAT, INDEX, SAMPLES, Waveforms, load, read_index, rows_of, write_whole
+from audioconfit.corpora.clips import Clip, Corpus
+
+Progress = Callable[[int, int], None]  # clips done, clips in all
+Map = Callable[[Callable[[int], int], Iterable[int]], Iterable[int]]  # a cluster's: yields results as they come
+ATTEMPTS = 5  # of a worker process that dies without finishing another part
+POLL_SECONDS = 0.05
+
+
+def prepare(
+    corpus: Corpus,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    map: Map | None = None,
+) -> Waveforms:
+    """The corpus' waveforms, decoded into `folder` unless they are there and up to date.
+
+    `workers` processes (default: the cores this process may use) on this machine, or whatever `map` does with
+    map(function, part numbers): a cluster passes one that runs the function on its nodes, which see `folder` too.
+    ValueError if a class is left without audio; other faults are listed in the result.
+    """
+    stamps = _stamps(corpus)
+    identity = _identity(corpus, stamps)
+    if not _up_to_date(folder, identity):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            if not _up_to_date(folder, identity):
+                _decode(corpus, folder, identity, workers, progress, map)
+    waveforms = load(folder)
+    waveforms.check_classes()
+    return waveforms
+
+
+def _decode(
+    corpus: Corpus, folder: Path, identity: str, workers: int | None, progress: Progress | None, map: Map | None
+) -> None:
+    parts = folder / f"parts-{identity[:16]}"
+    for stale in set(folder.glob("parts-*")) - {parts}:
+        shutil.rmtree(stale)
+    (folder / INDEX).unlink(missing_ok=True)
+    parts.mkdir(exist_ok=True)
+    if not (parts / PLAN).exists():
+        write_whole(parts / PLAN, json.dumps(rows_of(corpus.clips)))
+    total, count = len(corpus.clips), count_parts(len(corpus.clips))
+    done = sum(PART_CLIPS for number in range(count) if read_part(parts, number) is not None)
+    tell = progress or (lambda done, total: None)
+    tell(min(done, total), total)
+    waiting = [number for number in range(count) if read_part(parts, number) is None]
+    finished = (map or _processes(parts, workers))(partial(prepare_part, parts), waiting)
+    for clips in finished:
+        done += clips
+        tell(min(done, total), total)
+    _assemble(corpus, folder, parts, count, identity)
+    shutil.rmtree(parts)
+
+
+def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: str) -> None:
+    """One file out of the parts, then the index."""
+    entries: list[list[Any]] = []
+    temporary = folder / f".{SAMPLES}"
+    with temporary.open("wb") as out:
+        for number in range(count):
+            part = read_part(parts, number)
+            if part is None:
+                raise RuntimeError(f"{corpus.name}: part {number} of {parts} was not prepared.")
+            entries.extend(part)
+            with (parts / f"{number:05d}.i16").open("rb") as samples:
+                shutil.copyfileobj(samples, out, 1 << 20)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(folder / SAMPLES)
+    kept = [(clip, *entry) for clip, entry in zip(corpus.clips, entries, strict=True) if len(entry) == 2]
+    faults = [(c.key, entry[0], c.labels) for c, entry in zip(corpus.clips, entries, strict=True) if len(entry) == 1]
+    about = {
+        "name": corpus.name,
+        "protocol": corpus.protocol,
+        "multi_label": corpus.multi_label,
+        "generated": corpus.generated,
+        "notes": corpus.notes,
+    }
+    index = {
+        "format": FORMAT,
+        "identity": identity,
+        "fingerprint": _fingerprint(corpus, [(clip, digest) for clip, _, digest in kept]),
+        "corpus": about,
+        "samples": sum(length for _, length, _ in kept),
+        "lengths": [length for _, length, _ in kept],
+        "clips": rows_of(clip for clip, _, _ in kept),
+        "faults": faults,
+    }
+    write_whole(folder / INDEX, json.dumps(index))
+
+
+# --- is it there already? -----------------------------------------------------------------------------------------
+
+
+def _up_to_date(folder: Path, identity: str) -> bool:
+    index = read_index(folder)
+    if index is None or index["identity"] != identity:
+        return False
+    path = folder / SAMPLES
+    return path.exists() and path.stat().st_size == 2 * index["samples"]
+
+
+def _stamps(corpus: Corpus) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of every source file; None where it is missing."""
+    stamps: dict[Path, tuple[int, int] | None] = {}
+    for clip in corpus.clips:
+        if clip.path not in stamps:
+            try:
+                stat = os.stat(clip.path)
+                stamps[clip.path] = (stat.st_size, stat.st_mtime_ns)
+            except OSError:
+                stamps[clip.path] = None
+    return stamps
+
+
+def _said(clip: Clip) -> tuple[Any, ...]:
+    """All that a corpus says of a clip, but for where this machine keeps it."""
+    return (clip.key, clip.labels, clip.group, clip.split, clip.fold, clip.start, clip.end, clip.name)
+
+
+def _identity(corpus: Corpus, stamps: dict[Path, tuple[int, int] | None]) -> str:
+    said = [(*_said(clip), clip.row, stamps[clip.path]) for clip in corpus.clips]
+    about = (FORMAT, corpus.name, corpus.protocol, corpus.multi_label, corpus.generated, corpus.notes)
+    return hashlib.blake2b(json.dumps([about, said]).encode(), digest_size=16).hexdigest()
+
+
+def _fingerprint(corpus: Corpus, digests: list[tuple[Clip, str]]) -> str:
+    said = sorted(json.dumps([*_said(clip), digest]) for clip, digest in digests)
+    return hashlib.blake2b(json.dumps([FORMAT, corpus.multi_label, said]).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process prepares a folder at a time; the next one waits and finds it done."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- processes on this machine ------------------------------------------------------------------------------------
+
+
+def _processes(folder: Path, workers: int | None) -> Map:
+    """A map over part numbers by worker processes that are started again when a clip kills them."""
+
+    def run(function: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
+        waiting = set(numbers)
+        if not waiting:
+            return
+        parts = max(waiting) + 1
+        count = min(workers or len(os.sched_getaffinity(0)), len(waiting))
+        stripes = [_Stripe(folder, parts, count, own) for own in range(count)]
+        try:
+            while waiting:
+                for number in [number for number in sorted(waiting) if read_part(folder, number) is not None]:
+                    waiting.remove(number)
+                    yield function(number)
+                alive = [stripe.keep_up(len(waiting)) for stripe in stripes]
+                if waiting and not any(alive) and all(read_part(folder, number) is None for number in waiting):
+                    raise RuntimeError(f"The processes that prepare {folder} ended before it was done.")
+                time.sleep(POLL_SECONDS if waiting else 0)
+        finally:
+            for stripe in stripes:
+                stripe.stop()
+
+    return run
+
+
+class _Stripe:
+    """The worker process of every `count`-th part."""
+
+    def __init__(self, folder: Path, parts: int, count: int, own: int) -> None:
+        self.command = worker_command("stripe", *map(str, (folder, parts, count, own, os.getpid())))
+        self.deaths, self.waiting = 0, -1
+        self.start()
+
+    def start(self) -> None:
+        # Not a pipe: a talkative decoder would fill it and block.
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
+        self.process = subprocess.Popen(self.command, env=worker_environment(), stderr=self.errors)
+
+    def keep_up(self, waiting: int) -> bool:
+        """Whether the process lives; after a crash (the next one knows the suspect) it is started again."""
+        code = self.process.poll()
+        if code is None:
+            return True
+        if code == 0:
+            return False
+        self.errors.seek(0)
+        message = self.errors.read().decode(errors="replace")[-2000:]
+        self.errors.close()
+        self.deaths = self.deaths + 1 if waiting == self.waiting else 1
+        self.waiting = waiting
+        if code > 0 or self.deaths > ATTEMPTS:
+            raise RuntimeError(f"A process that prepares audio ended with {code}: {message}")
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """End the process, wherever it is."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()

@@ -1,0 +1,125 @@
+"""Waveforms: a prepared corpus. Every clip as 16 kHz mono int16 in one memory-mapped file, and an index beside it."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+from numpy import ndarray
+
+from audioconfit.audio.decoding import SAMPLE_RATE
+from audioconfit.corpora.clips import Clip, Corpus
+
+FORMAT = 1  # of the store, and of the numbers in it: a change of decoding or resampling raises it
+SCALE = 32_768  # int16 / SCALE is the float waveform; 16-bit recordings at 16 kHz are kept bit by bit
+INDEX, SAMPLES = "index.json", "samples.i16"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A clip that is left out, and why: empty, silent, non-finite, too short: ..., not audio: ..., missing."""
+
+    key: str
+    reason: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Waveforms:
+    """The clips of a corpus that hold audio, and the audio."""
+
+    corpus: Corpus  # without the clips in `faults`
+    fingerprint: str  # of the recordings and all that is said of them; the same on every machine
+    faults: tuple[Fault, ...]
+    samples: Int16[ndarray, " total"]  # memory-mapped
+    offsets: Mapping[str, tuple[int, int]]  # key -> first sample, number of samples
+
+    def __getitem__(self, key: str) -> Int16[ndarray, " samples"]:
+        """The clip's samples, a view into the file: int16 / SCALE is the waveform in [-1, 1)."""
+        first, length = self.offsets[key]
+        return self.samples[first : first + length]
+
+    def seconds(self, key: str) -> float:
+        """The clip's duration."""
+        return self.offsets[key][1] / SAMPLE_RATE
+
+    @cached_property
+    def total_seconds(self) -> float:
+        """Duration of all clips together."""
+        return sum(length for _, length in self.offsets.values()) / SAMPLE_RATE
+
+    def at_least(self, samples: int) -> "Waveforms":
+        """Without the clips under `samples` samples (a backbone's receptive field), which become faults."""
+        short = {clip.key for clip in self.corpus.clips if self.offsets[clip.key][1] < samples}
+        if not short:
+            return self
+        faults = [
+            Fault(clip.key, f"too short: {self.seconds(clip.key):.4f} s of {samples / SAMPLE_RATE:.4f} s", clip.labels)
+            for clip in self.corpus.clips
+            if clip.key in short
+        ]
+        kept = replace(self.corpus, clips=tuple(clip for clip in self.corpus.clips if clip.key not in short))
+        shorter = replace(self, corpus=kept, faults=(*self.faults, *faults))
+        shorter.check_classes()
+        return shorter
+
+    def check_classes(self) -> None:
+        """ValueError if the faults took a class' last clip."""
+        lost = sorted({label for fault in self.faults for label in fault.labels} - set(self.corpus.classes))
+        if lost:
+            reasons = [f"{fault.key} ({fault.reason})" for fault in self.faults if set(fault.labels) & set(lost)]
+            shown = ", ".join(reasons[:5]) + (", ..." if len(reasons) > 5 else "")
+            raise ValueError(f"{self.corpus.name}: no clip of {', '.join(lost[:5])} holds audio: {shown}")
+
+
+def load(folder: Path) -> Waveforms:
+    """The finished store in `folder`; needs nothing but the folder. ValueError if it is unfinished or damaged."""
+    index = read_index(folder)
+    if index is None:
+        raise ValueError(f"{folder} holds no finished store of waveforms; prepare the corpus again.")
+    path, length = folder / SAMPLES, index["samples"]
+    found = path.stat().st_size if path.exists() else 0
+    if found != 2 * length:
+        raise ValueError(f"{path} has {found} bytes, its index says {2 * length}; remove {folder} and prepare again.")
+    samples = np.memmap(path, np.int16, mode="r") if length else np.zeros(0, np.int16)
+    corpus = Corpus(**{**index["corpus"], "notes": tuple(index["corpus"]["notes"])}, clips=clips_of(index["clips"]))
+    offsets, first = {}, 0
+    for clip, count in zip(corpus.clips, index["lengths"], strict=True):
+        offsets[clip.key] = (first, count)
+        first += count
+    faults = tuple(Fault(key, reason, tuple(labels)) for key, reason, labels in index["faults"])
+    return Waveforms(corpus, index["fingerprint"], faults, samples, offsets)
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a finished store of today's format, or None. It is written last: where it stands, all stands."""
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return index if index.get("format") == FORMAT else None
+
+
+def rows_of(clips: Iterable[Clip]) -> list[list[Any]]:
+    """Clips as JSON rows, in the order of Clip's fields."""
+    return [[c.key, str(c.path), c.labels, c.group, c.split, c.fold, c.start, c.end, c.row, c.name] for c in clips]
+
+
+def clips_of(rows: Iterable[list[Any]]) -> tuple[Clip, ...]:
+    """The clips of `rows_of`."""
+    return tuple(Clip(key, Path(path), tuple(labels), *others) for key, path, labels, *others in rows)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name, make it durable, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

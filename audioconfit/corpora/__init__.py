@@ -1,0 +1,59 @@
+"""Corpora: which clips exist, what they are called and who speaks in them. Reads names and tables, opens no audio."""
+
+from pathlib import Path
+
+from audioconfit.corpora import emodb, own
+from audioconfit.corpora.clips import Clip, Corpus
+from audioconfit.corpora.sources import Source
+
+__all__ = ["CORPORA", "Clip", "Corpus", "Source", "load"]
+
+CORPORA: dict[str, Source] = {source.name: source for source in (emodb.SOURCE,)}
+COMPLETE = 0.9  # a copy with a smaller part of the clips is refused: scores on it are not scores on the corpus
+
+
+def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Corpus:
+    """A known corpus by its name, found below the folder `data`, or own data by its path (or its name below `data`).
+
+    ValueError: an unknown name, a corpus that is not there, and one that is clearly not all there unless
+    `allow_incomplete`; the message says what was looked for and where the corpus comes from.
+    """
+    source = CORPORA.get(name_or_path.lower())
+    if source is not None:
+        corpus = source.find(data)
+        if corpus is None:
+            raise ValueError(_missing(source, data))
+        if not allow_incomplete:
+            check_complete(corpus)
+        return corpus
+    for path in (Path(name_or_path).expanduser(), data / name_or_path):
+        if path.exists():
+            return own.parse(path)
+    if Path(name_or_path).suffix.lower() in own.MANIFEST_SUFFIXES or "/" in name_or_path:
+        raise ValueError(f"There is no folder or manifest {name_or_path}.")
+    raise ValueError(
+        f"Unknown corpus {name_or_path!r}; choose one of {', '.join(sorted(CORPORA))}, "
+        "or give the path of your own data (a folder per class, or a manifest with the columns path,label)."
+    )
+
+
+def check_complete(corpus: Corpus) -> None:
+    """ValueError if a known corpus lacks a tenth of its clips, or a class. Generated stand-ins pass."""
+    source = CORPORA.get(corpus.name)
+    if source is None or corpus.generated:
+        return
+    if len(corpus.clips) < COMPLETE * source.clip_count or len(corpus.classes) < source.class_count:
+        raise ValueError(
+            f"{source.title} in {corpus.folder} is incomplete: {len(corpus.clips)} of {source.clip_count} clips, "
+            f"{len(corpus.classes)} of {source.class_count} classes. Complete it ({source.how}), "
+            "or pass --allow-incomplete to work on what is there."
+        )
+
+
+def _missing(source: Source, data: Path) -> str:
+    looked = ", ".join(str(data / folder) for folder in source.folders)
+    there = "" if data.is_dir() else f" (the data folder {data} does not exist)"
+    return (
+        f"{source.title} is not there: looked for {source.layout} in {looked}{there}. "
+        f"It comes from {source.homepage}: {source.how}."
+    )

@@ -1,0 +1,91 @@
+"""Clip and Corpus: what the files of a corpus say, before any of them is opened."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+SPLITS = ("train", "valid", "test")
+SPLIT_SPELLINGS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+AUDIO_SUFFIXES = {
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".au", ".snd", ".sph", ".nist", ".aif", ".aiff", ".aifc"),
+    *(".caf", ".w64", ".rf64", ".voc", ".wve"),
+    *(".m4a", ".aac", ".wma", ".mp4", ".webm"),  # not decoded here: listed to be reported, not passed over
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled recording, or a stretch of one."""
+
+    key: str  # unique within the corpus and the same on every machine: path below the corpus folder [#start-end | #row]
+    path: Path
+    labels: tuple[str, ...]  # one; several only in a multi-label corpus
+    group: str | None = None  # speaker or source recording, never on both sides of a split
+    split: str | None = None  # "train" | "valid" | "test" where the corpus says so
+    fold: int | None = None  # official cross-validation fold, from 1
+    start: float | None = None  # seconds
+    end: float | None = None  # seconds
+    row: int | None = None  # row of a Parquet or Arrow file
+    name: str = ""  # the recording's own name where a protocol reads it: SX37, blues.00029
+
+    @property
+    def label(self) -> str:
+        """The only label; ValueError in a multi-label corpus' clip with another number of them."""
+        if len(self.labels) != 1:
+            raise ValueError(f"Clip {self.key} has {len(self.labels)} labels {self.labels}, not one.")
+        return self.labels[0]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The clips of a corpus. `protocol` names the function of splits.py that applies unless another is asked for."""
+
+    name: str
+    clips: tuple[Clip, ...]
+    protocol: str = "random"
+    multi_label: bool = False
+    generated: bool = False  # our synthesiser's stand-in, not the recordings
+    folder: Path | None = None  # where it was found
+    notes: tuple[str, ...] = ()  # sentences that a reader of results should know
+
+    def __post_init__(self) -> None:
+        twice = [key for key, count in Counter(clip.key for clip in self.clips).items() if count > 1]
+        if twice:
+            raise ValueError(f"Corpus {self.name} lists {len(twice)} clips more than once, the first is {twice[0]}.")
+        if not self.multi_label:
+            for clip in self.clips:
+                clip.label  # noqa: B018  (raises unless there is exactly one)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Every label, sorted: a class id means the same on every machine and in every run."""
+        return tuple(sorted({label for clip in self.clips for label in clip.labels}))
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Clips per class, in the order of the classes."""
+        counted = Counter(label for clip in self.clips for label in clip.labels)
+        return {label: counted[label] for label in self.classes}
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Every audio file below `folder`, sorted by its path there; hidden files and folders are passed over."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def split_name(word: str) -> str | None:
+    """train, valid or test for any common spelling of it, None for another word."""
+    return SPLIT_SPELLINGS.get(word.strip().lower())
