@@ -1,0 +1,178 @@
+"""Batches: random chunks of a corpus that is resident on the device, drawn so that every anchor has a positive.
+
+The 16-bit samples of one split's clips lie in one tensor on the device; a batch is one gather from it. Decoding,
+resampling and copying happen never or once, which is what a GPU needs (`Waveforms` in audio.py holds the decoded
+clips).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audioconfit.audio import SAMPLE_RATE, SCALE, Waveforms
+from audioconfit.corpora import Clip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chunks in [-1, 1) at 16 kHz. `lengths` in samples; None where every row is full and no mask is needed."""
+
+    waveforms: Float[Tensor, "batch samples"]
+    lengths: Int[Tensor, "batch"] | None
+    labels: Int[Tensor, "batch"] | Float[Tensor, "batch classes"]
+
+    def __len__(self) -> int:
+        return len(self.waveforms)
+
+    def pieces(self, rows: int) -> "list[Batch]":
+        """The batch cut into consecutive batches of at most so many rows."""
+        lengths = [None] * -(-len(self) // rows) if self.lengths is None else self.lengths.split(rows)
+        parts = zip(self.waveforms.split(rows), lengths, self.labels.split(rows), strict=True)
+        return [Batch(*part) for part in parts]
+
+
+class Batches:
+    """Balanced draws from clips: classes x clips x views, `batch_size` chunks over all ranks.
+
+    As many classes as fit with two rows each share the rows as evenly as possible. Clips and classes are dealt
+    without replacement until all were drawn; a class with fewer clips than its share gives several chunks of the same
+    clip, so every anchor keeps a positive. With `views=2` each drawn clip gives two chunks. A chunk starts anywhere
+    in its clip; a shorter clip is whole, padded with zeros.
+
+    An epoch is a pure function of (seed, number), the same on every rank; each rank gathers its own consecutive rows
+    only.
+    """
+
+    def __init__(
+        self,
+        waveforms: Waveforms,
+        clips: Sequence[Clip],
+        classes: Sequence[str],
+        *,
+        batch_size: int,
+        chunk_seconds: float,
+        seed: int,
+        views: int = 1,
+        multi_label: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 4:
+            raise ValueError(f"A batch of {batch_size} cannot hold two classes with a pair each; ask for 4 or more.")
+        if views < 1 or batch_size % views:
+            raise ValueError(f"A batch of {batch_size} cannot hold {views} views of every clip; ask for a multiple.")
+        if batch_size < world:
+            raise ValueError(f"A batch of {batch_size} leaves some of {world} workers without a row; ask for more.")
+        if chunk_seconds <= 0:
+            raise ValueError(f"A chunk must be longer than 0 s, not {chunk_seconds}.")
+        self.batch_size, self.views, self.seed, self.rank, self.world = batch_size, views, seed, rank, world
+        self.chunk = round(chunk_seconds * SAMPLE_RATE)
+        self._clips_by_class = _clips_by_class(clips, classes)
+        if len(self._clips_by_class) < 2:
+            raise ValueError(f"Training needs clips of two classes or more; these {len(clips)} clips have one.")
+        self.class_count = len(classes)
+        self._clip_count = len(clips)
+
+        audio = [waveforms[clip.key] for clip in clips]
+        self._lengths = np.array([len(samples) for samples in audio])
+        self._offsets = np.concatenate([[0], self._lengths.cumsum()[:-1]])
+        # The tail lets a chunk start at the last sample of the last clip; what lies beyond a clip's end is masked
+        # anyway.
+        tail = np.zeros(min(self.chunk, self._lengths.max()), dtype=np.int16)
+        self._samples = torch.from_numpy(np.concatenate([*audio, tail])).to(device)
+        self._labels = _targets(clips, classes, multi_label).to(device)
+
+    def __len__(self) -> int:
+        """Steps of an epoch, which visits as many chunks as there are clips."""
+        return -(-self._clip_count // self.batch_size)
+
+    def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch, from step `start` on."""
+        share = np.array_split(np.arange(self.batch_size), self.world)[self.rank]
+        for clips, positions in islice(self._draw(number), start, None):
+            lengths = self._lengths[clips]
+            # No wider than the longest row: clips that are all shorter than a chunk need no padding for its sake.
+            # Over all ranks' rows, so that an embedding takes the same way, masked or not, whichever rank computes
+            # it.
+            width = int(min(self.chunk, lengths.max()))
+            full = bool((lengths >= width).all())
+            starts = self._offsets[clips] + np.floor(positions * (np.maximum(lengths - width, 0) + 1)).astype(np.int64)
+            yield self._gather(clips[share], starts[share], np.minimum(lengths, width)[share], width, full)
+
+    def heaviest(self) -> Batch:
+        """The most that one of this rank's batches can ask of the memory, in zeros."""
+        rows, width = -(-self.batch_size // self.world), int(min(self.chunk, self._lengths.max()))
+        padded = bool((self._lengths < width).any())
+        lengths = torch.full((rows,), width, device=self._samples.device) if padded else None
+        return Batch(torch.zeros(rows, width, device=self._samples.device), lengths, self._labels[[0] * rows])
+
+    def _draw(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Per step, the rows of all ranks: clip indices, and where in [0, 1) of its free play each chunk starts."""
+        draw = np.random.default_rng((self.seed, number))
+        pools = [_Deck(pool, draw) for pool in self._clips_by_class]
+        classes = _Deck(range(len(pools)), draw)
+        clips_per_batch, fewest = self.batch_size // self.views, -(-2 // self.views)
+        count = min(len(pools), clips_per_batch // fewest)
+        shares = [len(share) for share in np.array_split(np.arange(clips_per_batch), count)]
+        for _ in range(len(self)):
+            hands = [pools[pool].deal(share) for pool, share in zip(classes.deal(count), shares, strict=True)]
+            yield np.concatenate(hands).repeat(self.views), draw.random(self.batch_size)
+
+    def _gather(self, clips: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, full: bool) -> Batch:
+        device = self._samples.device
+        # A view with one row per possible start: the index is one number per chunk instead of one per sample.
+        chunks = self._samples.unfold(0, width, 1)[torch.from_numpy(starts).to(device)].float() / SCALE
+        labels = self._labels[torch.from_numpy(clips).to(device)]
+        if full:
+            return Batch(chunks, None, labels)
+        valid = torch.from_numpy(lengths).to(device)
+        return Batch(chunks * (torch.arange(width, device=device) < valid[:, None]), valid, labels)
+
+
+class _Deck:
+    """Cards dealt without replacement; shuffled anew when all are out. A hand repeats a card only if there are too
+    few of them.
+    """
+
+    def __init__(self, cards: Sequence[int], draw: np.random.Generator) -> None:
+        self._cards, self._draw = np.array(cards), draw
+        self._rest: list[int] = []
+
+    def deal(self, count: int) -> list[int]:
+        hand: list[int] = []
+        while len(hand) < count:
+            if not self._rest:
+                self._rest = self._draw.permutation(self._cards).tolist()
+            held = set(hand)
+            fresh = next((card for card in self._rest if card not in held), self._rest[0])
+            self._rest.remove(fresh)
+            hand.append(fresh)
+        return hand
+
+
+def _clips_by_class(clips: Sequence[Clip], classes: Sequence[str]) -> list[list[int]]:
+    """Indices of the clips that carry each class, without the classes that no clip carries."""
+    members: dict[str, list[int]] = {name: [] for name in classes}
+    for index, clip in enumerate(clips):
+        for label in clip.labels:
+            if label not in members:
+                raise ValueError(f"{clip.key} is labelled {label!r}, which is none of {', '.join(classes)}.")
+            members[label].append(index)
+    return [indices for indices in members.values() if indices]
+
+
+def _targets(clips: Sequence[Clip], classes: Sequence[str], multi_label: bool) -> Tensor:
+    """One class number per clip or, for several labels, one row of zeros and ones per clip."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    if not multi_label:
+        return torch.tensor([numbers[clip.label] for clip in clips])
+    targets = torch.zeros(len(clips), len(classes))
+    for target, clip in zip(targets, clips, strict=True):
+        target[[numbers[label] for label in clip.labels]] = 1
+    return targets

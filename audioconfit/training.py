@@ -1,0 +1,291 @@
+"""Training: the one optimisation loop, for both methods.
+
+`fit` takes an encoder, a head and a loss; it knows steps, precision, ranks, checkpoints and when to stop, and nothing
+of what the loss means. Progress goes out through `report`, validation comes in through `validate`, so that the loop
+depends on no service.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Required, TypedDict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from audioconfit import caching, randomness, ranks
+from audioconfit.batches import Batch, Batches
+from audioconfit.caching import Loss
+
+Precision = Literal["fp32", "bf16"]
+Report = Callable[[int, dict[str, float]], bool]
+Validate = Callable[[int], dict[str, float]]
+
+HEARTBEAT_SECONDS = 5.0
+CHECKPOINT_SECONDS = 60.0  # within an epoch; the end of an epoch writes one too
+CHECKPOINT_SHARE = 0.1  # of the time, at most, goes into writing checkpoints
+
+
+class Settings(TypedDict, total=False):
+    """What `fit` takes beside the model and the seed; there it is explained."""
+
+    lr: Required[float]
+    epochs: Required[int]
+    warmup_steps: int
+    device: torch.device | str
+    precision: Precision
+    micro_batch: int | Literal["auto"] | None
+    compile: bool
+    validate: Validate | None
+    report: Report | None
+    checkpoint: Path | None
+
+
+class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
+    """The loss is no number any more. Never skipped: a search must not take such a setting for a valid one."""
+
+    def __init__(self, epoch: int, step: int, value: float) -> None:
+        super().__init__(epoch, step, value)  # the arguments, so that it pickles
+        self.epoch, self.step, self.value = epoch, step, value
+
+    def __str__(self) -> str:
+        return f"The loss became {self.value} in epoch {self.epoch}, step {self.step}; try a lower learning rate."
+
+
+def fit(
+    encoder: nn.Module,
+    head: nn.Module,
+    loss: Loss,
+    batches: Batches,
+    *,
+    lr: float,
+    epochs: int,
+    seed: int,
+    warmup_steps: int = 0,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    micro_batch: int | Literal["auto"] | None = "auto",
+    compile: bool = False,
+    validate: Validate | None = None,
+    report: Report | None = None,
+    checkpoint: Path | None = None,
+) -> bool:
+    """Train encoder and head in place with Adam; True at the end, False where `report` asked to stop.
+
+    Args:
+        loss: (head's outputs, labels) -> this rank's share of the loss over all ranks, see losses.py. In float32,
+        outside autocast. lr: reached after `warmup_steps` linear steps, constant from there. seed: of what the layers
+        draw (dropout, LayerDrop, SpecAugment). The global random streams are left as they were. precision: "bf16"
+        runs the encoder under autocast; head and loss stay in float32. micro_batch: rows whose activations are kept
+        at once; fewer than a rank's rows means gradient caching (exact).
+            "auto" finds what fits the device, None is the whole batch.
+        compile: the encoder through torch.compile.
+        validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join that epoch's metrics, {} for
+        none. What
+            it draws does not change the training.
+        report: told (epoch, {"epoch", "loss", ...}) after every epoch, counted from 1, and (epoch, {}) every few
+        seconds in between as
+            a sign of life. False stops there. After a resume the finished epochs are told again first.
+        checkpoint: file from which an interrupted run goes on, bit for bit on the CPU. Kept at the end and at a stop;
+        the caller deletes it.
+
+    Under several ranks each calls `fit` with its own batches. `validate` and `report` are called on every rank at the
+    same points; the answer of rank 0 counts.
+
+    Raises:
+        Diverged: the loss is not finite.
+        ValueError: batches that were made for another number of ranks; a checkpoint that is further than `epochs`.
+    """
+    device = torch.device(device)
+    if batches.world != ranks.world():
+        raise ValueError(
+            f"These batches are for {batches.world} workers, but {ranks.world()} train: make them with their number."
+        )
+    run = _Run(encoder, head, loss, lr, warmup_steps, device, precision, compile)
+    with randomness.private(seed, ranks.rank(), device):
+        if checkpoint is not None and checkpoint.exists():
+            run.load(checkpoint, epochs)
+        else:
+            run.micro_batch = _micro_batch(micro_batch, run, batches)
+        return _Loop(run, batches, epochs, validate, report, checkpoint).finish()
+
+
+def _micro_batch(asked: int | str | None, run: "_Run", batches: Batches) -> int:
+    if asked is None:
+        return batches.batch_size
+    if asked == "auto":
+        return caching.rows_that_fit(run.embed, batches.heaviest(), run.model.parameters())
+    if not isinstance(asked, int) or asked < 1:
+        raise ValueError(f"micro_batch is a number of rows, 1 or more, or 'auto', not {asked!r}.")
+    return asked
+
+
+@dataclass
+class _Run:
+    """What a checkpoint holds: the weights, the optimiser and how far they have come."""
+
+    encoder: nn.Module
+    head: nn.Module
+    loss: Loss
+    lr: float
+    warmup_steps: int
+    device: torch.device
+    precision: Precision
+    compile: bool
+    micro_batch: int = 0
+    epoch: int = 0  # finished
+    losses: list[float] = field(default_factory=list)  # of the steps of the epoch in progress
+    steps: int = 0  # in all
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device)
+        ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
+        self._forward = torch.compile(self.encoder) if self.compile else self.encoder
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.Adam(trained, lr=self.lr, fused=self.device.type in ("cpu", "cuda"))
+
+    def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
+        """What the loss sees of a batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            pooled = self._forward(batch.waveforms, batch.lengths)
+        outputs: Tensor = self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
+        return outputs
+
+    def step(self, batch: Batch) -> Float[Tensor, ""]:
+        """One step of Adam; the loss over all ranks."""
+        self._optimiser.zero_grad(set_to_none=True)
+        share = caching.backward(self.embed, self.loss, batch, micro_batch=self.micro_batch)
+        ranks.sum_gradients(self.model.parameters())
+        self.steps += 1
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.lr * min(1.0, self.steps / max(1, self.warmup_steps))
+        self._optimiser.step()
+        return ranks.total(share)
+
+    def save(self, file: Path) -> None:
+        """All of it into one file, from rank 0; a reader sees the old file or the new one and nothing in between."""
+        streams = ranks.collect(randomness.state(self.device))
+        if ranks.rank() > 0:
+            return
+        content = {
+            "model": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "randomness": streams,
+            "micro_batch": self.micro_batch,
+            "epoch": self.epoch,
+            "losses": self.losses,
+            "steps": self.steps,
+            "curve": self.curve,
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as stream:
+                torch.save(content, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, file: Path, epochs: int) -> None:
+        content: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+        if content["epoch"] > epochs:
+            raise ValueError(
+                f"{file} has {content['epoch']} epochs behind it, more than the {epochs} asked for; delete it first."
+            )
+        self.model.load_state_dict(content["model"])
+        self._optimiser.load_state_dict(content["optimiser"])
+        self.micro_batch, self.epoch, self.steps = content["micro_batch"], content["epoch"], content["steps"]
+        self.losses, self.curve = content["losses"], content["curve"]
+        # A run that goes on with more ranks than it had: the new ones begin their own streams.
+        if ranks.rank() < len(content["randomness"]):
+            randomness.restore(content["randomness"][ranks.rank()], self.device)
+
+
+class _Loop:
+    """A run's way through its epochs: when to read the loss, validate, tell, save and stop."""
+
+    def __init__(
+        self,
+        run: _Run,
+        batches: Batches,
+        epochs: int,
+        validate: Validate | None,
+        report: Report | None,
+        checkpoint: Path | None,
+    ) -> None:
+        self.run, self.batches, self.epochs = run, batches, epochs
+        self._validate, self._report, self._checkpoint = validate, report, checkpoint
+        self._told = self._saved = time.monotonic()
+        self._cost_of_saving = 0.0
+        self._steps_saved = run.steps
+
+    def finish(self) -> bool:
+        """All epochs that are left, after telling again those that a checkpoint brought with it; False where told to
+        stop.
+        """
+        told = all(self._tell(int(metrics["epoch"]), metrics) for metrics in self.run.curve)
+        return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.epochs + 1))
+
+    def _epoch(self, number: int) -> bool:
+        run = self.run
+        run.model.train()
+        unread: list[Tensor] = []
+        for batch in self.batches.epoch(number, start=len(run.losses)):
+            unread.append(run.step(batch))
+            due = ranks.agree(time.monotonic() - self._told > HEARTBEAT_SECONDS)
+            if due or run.device.type == "cpu":  # reading a loss makes the CPU wait for the GPU
+                self._read(unread, number)
+            if due and not self._beat(number):
+                return False
+        self._read(unread, number)
+        metrics = {"epoch": float(number), "loss": sum(run.losses) / len(run.losses), **self._validated(number)}
+        run.epoch, run.losses = number, []
+        run.curve.append(metrics)
+        self._save_if(number == self.epochs or self._worth_saving())
+        going_on = self._tell(number, metrics)
+        self._save_if(not going_on)
+        return going_on
+
+    def _read(self, unread: list[Tensor], number: int) -> None:
+        for value in torch.stack(unread).tolist() if unread else []:
+            self.run.losses.append(value)
+            if not math.isfinite(value):
+                raise Diverged(number, len(self.run.losses), value)
+        unread.clear()
+
+    def _beat(self, number: int) -> bool:
+        """Within an epoch: a sign of life, and a checkpoint when the last one is old or the answer is to stop."""
+        self._save_if(time.monotonic() - self._saved > CHECKPOINT_SECONDS and self._worth_saving())
+        going_on = self._tell(number, {})
+        self._save_if(not going_on)
+        return going_on
+
+    def _validated(self, number: int) -> dict[str, float]:
+        if self._validate is None:
+            return {}
+        self.run.model.eval()
+        with randomness.kept(self.run.device):
+            return self._validate(number)
+
+    def _tell(self, number: int, metrics: dict[str, float]) -> bool:
+        self._told = time.monotonic()
+        return ranks.agree(self._report is None or self._report(number, metrics))
+
+    def _worth_saving(self) -> bool:
+        """Short epochs of a large model: not all the time goes into its checkpoints."""
+        return (time.monotonic() - self._saved) * CHECKPOINT_SHARE >= self._cost_of_saving
+
+    def _save_if(self, wanted: bool) -> None:
+        if self._checkpoint is None or not ranks.agree(wanted) or self._steps_saved == self.run.steps:
+            return
+        began = time.monotonic()
+        self.run.save(self._checkpoint)
+        self._saved, self._steps_saved = time.monotonic(), self.run.steps
+        self._cost_of_saving = self._saved - began
