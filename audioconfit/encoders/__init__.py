@@ -40,7 +40,7 @@ def backbone(name: str) -> Backbone:
     """A known short name, a local folder with a model in transformers' format, or any hub id "org/name"."""
     if name in BACKBONES:
         return BACKBONES[name]
-    if Path(name).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if (name and Path(name).is_dir()) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return Backbone(name, source=name)
     raise ValueError(
         f"Unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, a hub id such as facebook/wav2vec2-large, "

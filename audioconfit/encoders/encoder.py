@@ -16,6 +16,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import GatedAttention, ValidGroupNorm, at_least_float32, standardise
+from audioconfit.encoders.weights import quiet
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -87,14 +88,15 @@ class Encoder(nn.Module):
         return hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames
 
     def frame_count(self, samples: Count) -> Count:
-        """Frames of so many samples, at least the receptive field; (samples - 400) // 320 + 1 for the real backbones."""
+        """Frames of so many samples (one receptive field or more): (n - 400) // 320 + 1 in the real backbones."""
         return _steps(samples, self.model.config.conv_kernel, self.model.config.conv_stride)
 
     def save(self, folder: Path) -> None:
         """Into a folder that `encoders.load(str(folder))` and transformers read; each file is renamed into place."""
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            self.model.save_pretrained(temporary)
+            with quiet():
+                self.model.save_pretrained(temporary)
             _write_json(Path(temporary) / "config.json", self._backbone_config())
             _write_json(Path(temporary) / "preprocessor_config.json", self._preprocessor_config())
             for file in Path(temporary).iterdir():

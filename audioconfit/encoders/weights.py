@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +50,8 @@ def tiny(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
     config_class, model_class = ARCHITECTURES[architecture]
     with _private_random_state(seed):
         model = model_class(config_class(**TINY | config))
-    generator = torch.Generator().manual_seed(seed)
+    # wav2vec2 and HuBERT are one network: of one seed they would be two names for the same backbone.
+    generator = torch.Generator().manual_seed(zlib.crc32(architecture.encode()) + seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _draw(name, parameter, generator)
@@ -107,7 +109,7 @@ def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
         raise ValueError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
     config_class, model_class = ARCHITECTURES[architecture]
     try:
-        with _quiet(), _private_random_state(seed):
+        with quiet(), _private_random_state(seed):
             # dtype: else that of the file. weights_only: a .bin is a pickle, and no code may run while it is read.
             model, report = cast(Any, model_class).from_pretrained(
                 folder,
@@ -159,7 +161,7 @@ def _private_random_state(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' report of the heads left out and its progress bars; `_check_fit` reports what matters."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
