@@ -18,7 +18,10 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from audioconfit import randomness
 from audioconfit.audio import SAMPLE_RATE
+
+CPU = torch.device("cpu")
 
 ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
     "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
@@ -48,7 +51,7 @@ TINY: dict[str, Any] = {
 def tiny(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
     """A small random backbone with the same weights on every machine; `config` overrides its shape."""
     config_class, model_class = ARCHITECTURES[architecture]
-    with _private_random_state(seed):
+    with randomness.private(seed, 0, CPU):  # transformers draws from the global streams
         model = model_class(config_class(**TINY | config))
     # wav2vec2 and HuBERT are one network: of one seed they would be two names for the same backbone.
     generator = torch.Generator().manual_seed(zlib.crc32(architecture.encode()) + seed)
@@ -109,7 +112,7 @@ def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
         raise ValueError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
     config_class, model_class = ARCHITECTURES[architecture]
     try:
-        with quiet(), _private_random_state(seed):
+        with quiet(), randomness.private(seed, 0, CPU):
             # dtype: else that of the file. weights_only: a .bin is a pickle, and no code may run while it is read.
             model, report = cast(Any, model_class).from_pretrained(
                 folder,
@@ -150,14 +153,6 @@ def _read_json(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is needed and cannot be read ({error}); copy it from the backbone's page.") from error
-
-
-@contextlib.contextmanager
-def _private_random_state(seed: int) -> Iterator[None]:
-    """transformers draws from the global generator; within, from `seed`, and afterwards the generator is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the GPUs as well
-        yield
 
 
 @contextlib.contextmanager
