@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from audioconfit.corpora import emodb, own
+from audioconfit.corpora import emodb, esc50, gtzan, mswc, own, timit
 from audioconfit.corpora.clips import Clip, Corpus
 from audioconfit.corpora.sources import Source
 
 __all__ = ["CORPORA", "Clip", "Corpus", "Source", "load"]
 
-CORPORA: dict[str, Source] = {source.name: source for source in (emodb.SOURCE,)}
+CORPORA: dict[str, Source] = {
+    source.name: source
+    for source in (timit.SOURCE, gtzan.SOURCE, esc50.SOURCE, mswc.SPANISH, mswc.INDONESIAN, emodb.SOURCE)
+}
 COMPLETE = 0.9  # a copy with a smaller part of the clips is refused: scores on it are not scores on the corpus
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip, Corpus
-from audioconfit.corpora.sources import GENERATED, Hub, Source, first_folder
+from audioconfit.corpora.sources import Hub, Source, first_folder
 
 EMOTIONS = {
     "W": "anger",
@@ -39,8 +39,7 @@ def parse(folder: Path) -> Corpus | None:
     ]
     if not clips:
         return None
-    generated = (folder / GENERATED).exists()
-    return Corpus("emodb", tuple(clips), protocol="speaker_independent", generated=generated, folder=folder)
+    return Corpus("emodb", tuple(clips), protocol="speaker_independent")
 
 
 def _clip(file_name: str, key: str, path: Path, row: int | None = None) -> Clip:

@@ -56,7 +56,7 @@ def _corpus(name: str, folder: Path, clips: Iterable[Clip], notes: tuple[str, ..
 
 
 def _class_folders(folder: Path) -> Corpus:
-    """`folder`/<class>/**/<clip>, or `folder`/<split>/<class>/**/<clip> where all subfolders are called after splits."""
+    """`folder`/<class>/**/<clip>, or `folder`/<split>/<class>/**/<clip> where every subfolder names a split."""
     paths = audio_files(folder)
     below = [path.relative_to(folder).parts for path in paths]
     tops = {parts[0] for parts in below if len(parts) > 1}

@@ -1,7 +1,7 @@
 """Source: the facts about a known corpus, and where its parser looks for it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audioconfit.corpora.clips import Corpus
@@ -55,8 +55,8 @@ class Source:
         """The corpus in the first folder that holds it, or None."""
         for folder in self.candidates(data):
             corpus = self.parse(folder)
-            if corpus is not None and corpus.clips:
-                return corpus
+            if corpus is not None:
+                return replace(corpus, folder=folder, generated=(folder / GENERATED).exists())
         return None
 
 
