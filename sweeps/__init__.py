@@ -1,0 +1,32 @@
+"""The service around the method: sweeps a grid of backbones x datasets on Ray, logs to MLflow, hands over the best probe per task.
+
+Ray and MLflow read their settings from the environment when they are imported, so they are set here, before any module of this
+package imports them. A setting of the user's own wins.
+"""
+
+import os
+
+_SETTINGS = {
+    # Tune: our searcher's storage and our journal hold the truth; its own snapshots, loggers and output only cost time.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # early results have no final score
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends the sweep with everything saved
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Train: notice a dead worker soon, restart its slot soon.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
+    # Nobody is asked and nothing is sent from a sweep.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)

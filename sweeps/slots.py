@@ -1,0 +1,198 @@
+"""Warm slots: each is one long-lived Ray Train run that serves jobs from the hub, one after the other, on all its ranks.
+
+A TorchTrainer per trial costs about 19 s of process starts and leaks its placement group when Tune stops it early; a slot pays once
+and hands over in tenths of a second. `serve` is the loop on the workers, `Pool` keeps the runs alive from the driver, `Trial` is
+Tune's view of a job. What a job does is not known here: `work(order.work, tell)` is given.
+"""
+
+import gc
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+import torch.distributed as dist
+from ray import train, tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from sweeps.hub import CLOSED, Order, Place
+
+Tell = Callable[[int, dict[str, Any] | None], bool]
+Work = Callable[[Any, Tell], None]
+Value = TypeVar("Value")
+
+@dataclass(frozen=True)
+class SlotShape:
+    """What one slot takes: `workers` ranks, each with `cpus` and `gpus` (a fraction shares a GPU)."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def fit_into(self, resources: dict[str, float]) -> int:
+        """How many slots of this shape the resources hold."""
+        by_cpu = resources.get("CPU", 0.0) / (self.cpus * self.workers) if self.cpus else float("inf")
+        by_gpu = resources.get("GPU", 0.0) / (self.gpus * self.workers) if self.gpus else float("inf")
+        return int(min(by_cpu, by_gpu))
+
+
+def serve(config: dict[str, Any]) -> None:
+    """The train loop of a slot. Ends when the hub is closed; raises only to have Train replace the worker group."""
+    hub, slot, work, recycle_after = config["hub"], config["slot"], config["work"], config["recycle_after"]
+    rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
+    context = ray.get_runtime_context()
+    place = Place(context.current_actor, os.getpid(), ray.util.get_current_placement_group())
+    served = 0
+    while True:
+        ray.get(hub.join.remote(slot, rank, place))
+        order = _from_rank_zero(ray.get(hub.take.remote(slot)) if rank == 0 else None)
+        if order is None:
+            continue
+        if order == CLOSED:
+            return
+        error = _work(work, order, hub, slot, rank, world)
+        if rank == 0 or error:
+            ray.get(hub.finish.remote(slot, order, error))
+        served += 1
+        if error and world > 1:
+            raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {error}")
+        if error and "CUDA error" in error:
+            raise RuntimeError(f"The CUDA context is lost: {error}")
+        if recycle_after and served >= recycle_after:
+            raise RuntimeError(f"Replaced on purpose after {served} jobs.")
+
+
+def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) -> str | None:
+    """One job. Returns the job's own error; a collective broken by another rank's death is raised, for it is nobody's fault here."""
+
+    def tell(step: int, metrics: dict[str, Any] | None) -> bool:
+        return bool(_from_rank_zero(ray.get(hub.report.remote(slot, order, step, metrics)) if rank == 0 else None))
+
+    try:
+        work(order.work, tell)
+        return None
+    except Exception as error:
+        if world > 1 and _collective_broke(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # frames hold tensors, and so the GPU's memory
+        return f"{type(error).__name__}: {error}"
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _from_rank_zero(value: Value) -> Value:
+    """Rank 0's value on every rank, so that all of them decide alike."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _collective_broke(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "c10d"))
+
+
+class Pool:
+    """Keeps up to `slots` Train runs alive, each by a thread of the driver; those that find no room wait for it."""
+
+    def __init__(self, hub: Any, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = 0) -> None:
+        self.hub, self.work, self.shape, self.storage, self.recycle_after = hub, work, shape, storage, recycle_after
+        self.closing = False
+        self.errors: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self.grow(slots)
+
+    def grow(self, slots: int) -> None:
+        """More slots, when the cluster has grown; never fewer: a slot whose node went away waits for another."""
+        for number in range(len(self.threads), slots):
+            thread = threading.Thread(target=self._keep, args=(f"slot-{number}",), daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def close(self, timeout_seconds: float = 20.0) -> None:
+        """Lets the slots end and waits for them."""
+        self.closing = True
+        ray.get(self.hub.close.remote())
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self.threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+
+    def _keep(self, slot: str) -> None:
+        while not self.closing:
+            try:
+                self._trainer(slot).fit()
+            except Exception as error:
+                if self.closing:
+                    return
+                self.errors.append(f"{slot}: {type(error).__name__}: {str(error)[:300]}")
+                group = ray.get(self.hub.group.remote(slot))
+                if group is not None:  # a controller that died leaves it behind, and the slot's CPUs with it
+                    ray.util.remove_placement_group(group)
+                time.sleep(2.0)
+
+    def _trainer(self, slot: str) -> TorchTrainer:
+        shape = self.shape
+        resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
+        return TorchTrainer(
+            serve,
+            train_loop_config={"hub": self.hub, "slot": slot, "work": self.work, "recycle_after": self.recycle_after},
+            # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
+            scaling_config=ScalingConfig(num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources),
+            # Budgets belong to the job: the hub gives up on a poisonous one, the slot is replaced as often as needed.
+            run_config=RunConfig(
+                name=f"{slot}-{time.time_ns()}",
+                storage_path=str(self.storage),
+                failure_config=FailureConfig(max_failures=-1),
+            ),
+        )
+
+
+class Trial(tune.Trainable):
+    """Tune's view of a job: a thin proxy without resources of its own, reused from trial to trial."""
+
+    def setup(self, config: dict[str, Any], hub: Any = None) -> None:
+        self.hub = hub
+        self._begin(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.order: Order = config["order"]
+        self.step_seen, self.ended = -1, True
+
+    def step(self) -> dict[str, Any]:
+        # Ours to cancel only from here: Tune may build an actor for a trial, give the trial to a cached one and drop this one unused.
+        self.ended = False
+        self.step_seen, metrics, end = ray.get(self.hub.follow.remote(self.order, self.step_seen))
+        if metrics is None:  # the trial failed, not its actor: raising would make Tune try again
+            self.ended = True
+            return {"done": True, "failed": end}
+        self.ended = bool(metrics.get("ended"))
+        return {**metrics, "done": self.ended}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self.ended:
+            ray.get(self.hub.cancel.remote(self.order.key))
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store and Optuna's storage hold all that matters."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, as above."""

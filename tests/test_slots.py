@@ -1,0 +1,78 @@
+"""Slots and hub on a real Ray: jobs are served, fail alone, outlive their workers, and never run twice at a time."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import toys
+
+from sweeps import hub
+from sweeps.hub import Order
+from sweeps.slots import Pool, SlotShape
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def service(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A hub with one warm slot."""
+    queue = hub.start(patience_seconds=5.0)
+    pool = Pool(queue, toys.work, slots=1, shape=SlotShape(), storage=tmp_path_factory.mktemp("train"))
+    yield queue
+    pool.close()
+
+
+def results(queue: Any, key: str, **task: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """All results of a job, and how it ended if it did not end well."""
+    order, step, told = Order(key, task, stage=task.get("stage")), -1, []
+    while True:
+        step, metrics, end = ray.get(queue.follow.remote(order, step))
+        if metrics is None:
+            return told, end
+        told.append(metrics)
+        if metrics.get("ended"):
+            return told, None
+
+
+def test_a_job_tells_each_step_once_and_ends(service: Any) -> None:
+    told, end = results(service, "plain", steps=3)
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None
+
+
+def test_the_next_job_runs_in_the_same_process(service: Any) -> None:
+    first, _ = results(service, "first")
+    began = time.monotonic()
+    second, _ = results(service, "second")
+    assert first[-1]["pid"] == second[-1]["pid"]
+    assert time.monotonic() - began < 2.0  # not a new process, which takes 4 s at least
+
+
+def test_a_failing_job_fails_alone(service: Any) -> None:
+    told, end = results(service, "broken", raise_at=2)
+    assert len(told) == 1
+    assert end == "ValueError: this toy is broken"
+    assert results(service, "after the broken one")[1] is None
+
+
+def test_a_cancelled_job_ends_at_its_next_step(service: Any) -> None:
+    order = Order("cancelled", {"steps": 1000, "seconds": 0.05})
+    ray.get(service.follow.remote(order, -1))
+    ray.get(service.cancel.remote("cancelled"))
+    last = ray.get(service.follow.remote(order, 1000))
+    assert last[2] == "cancelled"
+
+
+def test_a_job_outlives_its_worker(service: Any, tmp_path: Path) -> None:
+    told, end = results(service, "dies", steps=3, die_at=2, die_once=str(tmp_path / "died"))
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None
+
+
+def test_a_hung_worker_is_replaced(service: Any, tmp_path: Path) -> None:
+    told, end = results(service, "hangs", steps=3, hang_at=2, die_once=str(tmp_path / "hung"))
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None
