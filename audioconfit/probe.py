@@ -1,0 +1,235 @@
+"""Probe: stage 2. A linear layer, or nearest neighbours, on the frozen features of the train clips.
+
+Features are standardised by the training mean and deviation: their scale decides which learning rates work (unit-norm
+features used raw reach 0.06 where standardised ones reach 0.62), so a searched rate would otherwise be a property of
+the backbone.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from audioconfit import scores
+from audioconfit.features import Features
+
+Kind = Literal["adam", "lbfgs"]
+
+PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of embeddings.
+
+    `thresholds` where clips carry label sets: a class is predicted where its logit is above its threshold.
+    """
+
+    classes: tuple[str, ...]
+    weight: Float[Tensor, "classes dim"]  # of standardised embeddings
+    bias: Float[Tensor, "classes"]
+    mean: Float[Tensor, "dim"]
+    deviation: Float[Tensor, "dim"]
+    thresholds: Float[Tensor, "classes"] | None = None
+
+    def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+        """The largest one is the prediction; for label sets each above 0 is (the thresholds are taken off)."""
+        logits = self._linear(embeddings)
+        return logits if self.thresholds is None else logits - self.thresholds
+
+    def probabilities(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+        """Softmax; for label sets the sigmoid of each class, before thresholds."""
+        return self._linear(embeddings).softmax(1) if self.thresholds is None else self._linear(embeddings).sigmoid()
+
+    def predict(self, embeddings: Float[Tensor, "clips dim"]) -> list[tuple[str, ...]]:
+        """The labels of each clip: one, or for label sets none to all."""
+        logits = self.logits(embeddings)
+        if self.thresholds is None:
+            return [(self.classes[number],) for number in logits.argmax(1).tolist()]
+        return [tuple(compress(self.classes, above)) for above in (logits > 0).tolist()]
+
+    def save(self, file: Path) -> None:
+        """As safetensors, the classes in its metadata; written under a temporary name and renamed."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "deviation": self.deviation}
+        if self.thresholds is not None:
+            tensors["thresholds"] = self.thresholds
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as temporary:
+            save_file(tensors, Path(temporary) / file.name, metadata={"classes": json.dumps(self.classes)})
+            os.replace(Path(temporary) / file.name, file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Probe":
+        """What `save` wrote."""
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
+            return cls(classes=tuple(json.loads(stored.metadata()["classes"])), **tensors)
+
+    def _linear(self, embeddings: Tensor) -> Tensor:
+        return F.linear((embeddings - self.mean) / self.deviation, self.weight, self.bias)
+
+
+def fit(
+    train: Features,
+    valid: Features,
+    *,
+    classes: Sequence[str],
+    lr: float,
+    epochs: int = 100,
+    batch_size: int = 64,
+    kind: Kind = "adam",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Probe:
+    """The linear probe of these features, the same for the same seed; computed on `device`, handed over on the CPU.
+
+    kind "adam": Adam on batches drawn from `seed`, its rate decaying from `lr` to 0 along a half cosine. "lbfgs": the
+    minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
+    validation; lr, epochs, batch_size and seed play no part. Label sets (0/1 rows) take a sigmoid per class, and the
+    thresholds with the best F1 on validation.
+    """
+    if kind not in ("adam", "lbfgs"):
+        raise ValueError(f"Unknown probe {kind!r}; choose adam or lbfgs.")
+    mean, deviation = train.embeddings.mean(0), train.embeddings.std(0, unbiased=False)
+    # A dimension that never changes says nothing; its rounding errors should not either.
+    deviation = deviation.where(deviation > 1e-6 * deviation.max(), torch.ones(()))
+    rows, labels = ((train.embeddings - mean) / deviation).to(device), train.labels.to(device)
+    with torch.enable_grad():
+        if kind == "adam":
+            layers = [_adam(rows, labels, len(classes), lr, epochs, batch_size, seed)]
+        else:
+            layers = list(_lbfgs(rows, labels, len(classes)))
+    probes = [
+        Probe(tuple(classes), weight.float().cpu(), bias.float().cpu(), mean, deviation) for weight, bias in layers
+    ]
+    best = max(probes, key=lambda probe: _on(valid, probe))
+    if train.labels.ndim == 1:
+        return best
+    return replace(best, thresholds=_thresholds(best.logits(valid.embeddings), valid.labels))
+
+
+@dataclass(frozen=True)
+class KnnProbe:
+    """The vote of the k train clips of highest cosine similarity: local structure beside the linear probe's global."""
+
+    classes: tuple[str, ...]
+    embeddings: Float[Tensor, "train dim"]  # of unit length
+    targets: Float[Tensor, "train classes"]  # 0/1
+    k: int
+    several: bool  # labels per clip
+    valid_accuracy: float  # what `k` was chosen by; mean average precision for label sets
+
+    def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+        """Each class' share of the votes, equal shares ordered by similarity; for label sets, above 0 from a half on."""
+        # In blocks: the votes of all clips at once are clips x k x classes numbers.
+        return torch.cat([self._votes(block) for block in F.normalize(embeddings, dim=1).split(256)])
+
+    def _votes(self, unit: Tensor) -> Tensor:
+        nearest = (unit @ self.embeddings.T).topk(self.k, dim=1)
+        targets = self.targets[nearest.indices]
+        # A similarity lies in [-1, 1]: all together weigh less than half a vote.
+        closeness = (targets * (1 + nearest.values[..., None])).sum(1) / (4 * self.k + 1)
+        shares = (targets.sum(1) + closeness) / self.k
+        return shares - 0.5 if self.several else shares
+
+
+def fit_knn(train: Features, valid: Features, *, classes: Sequence[str]) -> KnnProbe:
+    """Nearest neighbours on the same features (cosine), k of NEIGHBOURS chosen on validation, the smaller of equals."""
+    several = train.labels.ndim == 2
+    targets = train.labels.float() if several else F.one_hot(train.labels, len(classes)).float()
+    unit = F.normalize(train.embeddings, dim=1)
+    probes = []
+    for k in NEIGHBOURS:
+        if k <= len(unit):
+            probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_accuracy=0.0)
+            reached = scores.score(valid.labels, probe.logits(valid.embeddings), classes).headline
+            probes.append(replace(probe, valid_accuracy=reached))
+    return max(probes, key=lambda probe: probe.valid_accuracy)
+
+
+Layer = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
+
+
+def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, batch_size: int, seed: int) -> Layer:
+    weight, bias = _zeros(rows, classes)
+    optimiser = torch.optim.Adam([weight, bias], lr=lr, fused=rows.device.type in ("cpu", "cuda"))
+    steps = epochs * -(-len(rows) // batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(batch_size):
+            optimiser.zero_grad()
+            _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch]).backward()
+            optimiser.step()
+            schedule.step()
+    return weight.detach(), bias.detach()
+
+
+def _lbfgs(rows: Tensor, labels: Tensor, classes: int) -> Iterator[Layer]:
+    """One layer per penalty, in float64: the line search stalls on float32's rounding long before the minimum."""
+    rows = rows.double()
+    weight, bias = _zeros(rows, classes)
+    for penalty in PENALTIES:
+        optimiser = torch.optim.LBFGS(
+            [weight, bias], max_iter=500, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        )
+
+        def objective(penalty: float = penalty, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
+            optimiser.zero_grad()
+            value = _cross_entropy(F.linear(rows, weight, bias), labels) + penalty / 2 * weight.square().sum()
+            value.backward()
+            return value
+
+        optimiser.step(objective)
+        yield weight.detach().clone(), bias.detach().clone()
+
+
+def _zeros(rows: Tensor, classes: int) -> Layer:
+    """The problem is convex: where it starts decides nothing."""
+    weight = torch.zeros(classes, rows.shape[1], dtype=rows.dtype, device=rows.device, requires_grad=True)
+    return weight, torch.zeros(classes, dtype=rows.dtype, device=rows.device, requires_grad=True)
+
+
+def _on(valid: Features, probe: Probe) -> tuple[float, float]:
+    """How good a probe is on validation: its score, and of equal scores the smaller loss."""
+    logits = probe.logits(valid.embeddings)
+    return scores.score(valid.labels, logits, probe.classes).headline, -_cross_entropy(logits, valid.labels).item()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of the clips at hand: not losses.cross_entropy, which is a share of what several ranks have."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+def _thresholds(
+    logits: Float[Tensor, "clips classes"], labels: Float[Tensor, "clips classes"]
+) -> Float[Tensor, "classes"]:
+    """Per class, the logit above which predicting it gives the best F1 on these clips; 0 for a class without clips."""
+    return torch.stack([_threshold(*column) for column in zip(logits.T, labels.T, strict=True)])
+
+
+def _threshold(logits: Float[Tensor, "clips"], truth: Float[Tensor, "clips"]) -> Float[Tensor, ""]:
+    if not truth.any():
+        return logits.new_zeros(())
+    ordered, order = logits.sort(descending=True)
+    predicted = torch.arange(1, len(ordered) + 1)
+    f1 = 2 * truth[order].cumsum(0) / (predicted + truth.sum())
+    below = torch.cat([ordered[1:], ordered[-1:] - 1])
+    f1 = f1.where(below < ordered, -1.0)  # a threshold cannot part equal logits
+    best = f1.argmax()
+    return (ordered[best] + below[best]) / 2
