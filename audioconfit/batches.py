@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from audioconfit import augment as augmenting
 from audioconfit.audio import SAMPLE_RATE, SCALE, Waveforms
 from audioconfit.corpora import Clip
 
@@ -42,10 +43,9 @@ class Batches:
     As many classes as fit with two rows each share the rows as evenly as possible. Clips and classes are dealt
     without replacement until all were drawn; a class with fewer clips than its share gives several chunks of the same
     clip, so every anchor keeps a positive. With `views=2` each drawn clip gives two chunks. A chunk starts anywhere
-    in its clip; a shorter clip is whole, padded with zeros.
+    in its clip; a shorter clip is whole, padded with zeros. `augment` names what then changes each chunk (augment.py).
 
-    An epoch is a pure function of (seed, number), the same on every rank; each rank gathers its own consecutive rows
-    only.
+    An epoch is a pure function of (seed, number). Ranks draw the same rows and gather consecutive shares of them.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Batches:
         seed: int,
         views: int = 1,
         multi_label: bool = False,
+        augment: Sequence[str] = (),
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -71,7 +72,9 @@ class Batches:
             raise ValueError(f"A batch of {batch_size} leaves some of {world} workers without a row; ask for more.")
         if chunk_seconds <= 0:
             raise ValueError(f"A chunk must be longer than 0 s, not {chunk_seconds}.")
+        augmenting.check(augment)
         self.batch_size, self.views, self.seed, self.rank, self.world = batch_size, views, seed, rank, world
+        self.augment = tuple(augment)
         self.chunk = round(chunk_seconds * SAMPLE_RATE)
         self._clips_by_class = _clips_by_class(clips, classes)
         if len(self._clips_by_class) < 2:
@@ -95,7 +98,7 @@ class Batches:
     def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from step `start` on."""
         share = np.array_split(np.arange(self.batch_size), self.world)[self.rank]
-        for clips, positions in islice(self._draw(number), start, None):
+        for step, (clips, positions) in islice(enumerate(self._draw(number)), start, None):
             lengths = self._lengths[clips]
             # No wider than the longest row: clips that are all shorter than a chunk need no padding for its sake.
             # Over all ranks' rows, so that an embedding takes the same way, masked or not, whichever rank computes
@@ -103,7 +106,14 @@ class Batches:
             width = int(min(self.chunk, lengths.max()))
             full = bool((lengths >= width).all())
             starts = self._offsets[clips] + np.floor(positions * (np.maximum(lengths - width, 0) + 1)).astype(np.int64)
-            yield self._gather(clips[share], starts[share], np.minimum(lengths, width)[share], width, full)
+            batch = self._gather(clips[share], starts[share], np.minimum(lengths, width)[share], width, full)
+            yield self._augmented(batch, number, step) if self.augment else batch
+
+    def _augmented(self, batch: Batch, number: int, step: int) -> Batch:
+        seed = np.random.SeedSequence((self.seed, number, step, self.rank)).generate_state(1, np.uint64).item()
+        draw = torch.Generator().manual_seed(seed >> 1)  # signed
+        waveforms, lengths = augmenting.apply(batch.waveforms, batch.lengths, self.augment, draw)
+        return Batch(waveforms, lengths, batch.labels)
 
     def heaviest(self) -> Batch:
         """The most that one of this rank's batches can ask of the memory, in zeros."""

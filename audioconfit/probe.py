@@ -133,7 +133,7 @@ class KnnProbe:
     valid_accuracy: float  # what `k` was chosen by; mean average precision for label sets
 
     def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
-        """Each class' share of the votes, equal shares ordered by similarity; for label sets, above 0 from a half on."""
+        """Each class' share of the votes, equal ones ordered by similarity; for label sets, above 0 from a half on."""
         # In blocks: the votes of all clips at once are clips x k x classes numbers.
         return torch.cat([self._votes(block) for block in F.normalize(embeddings, dim=1).split(256)])
 

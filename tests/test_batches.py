@@ -183,3 +183,17 @@ def test_a_label_outside_the_classes_is_refused():
     waveforms, clips, _ = corpus({"a": 2, "b": 2})
     with pytest.raises(ValueError, match=r"b0.wav is labelled 'b', which is none of a"):
         drawn((waveforms, clips, ("a",)))
+
+
+def test_augmented_chunks_are_the_same_again_and_not_the_plain_ones():
+    clips = corpus({"a": 9, "b": 9})
+    settings = {"augment": ("gain",), "chunk_seconds": 0.5}
+    plain, once, again = (list(drawn(clips, **setting).epoch(2)) for setting in ({}, settings, settings))
+    assert all(torch.equal(one.waveforms, other.waveforms) for one, other in zip(once, again, strict=True))
+    assert not torch.equal(once[0].waveforms, plain[0].waveforms)
+    assert torch.equal(next(drawn(clips, **settings).epoch(2, start=1)).waveforms, once[1].waveforms)
+
+
+def test_an_unknown_augmentation_is_refused():
+    with pytest.raises(ValueError, match="Unknown augmentation 'echo'"):
+        drawn(corpus({"a": 4, "b": 4}), augment=("echo",))
