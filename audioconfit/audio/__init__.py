@@ -5,9 +5,22 @@ waveforms = audio.load(folder)                 # on a worker: nothing but the fo
 waveforms[clip.key]                            # int16, a view into the memory-mapped file
 """
 
-from audioconfit.audio.decoding import SAMPLE_RATE, Unreadable, decode
+from audioconfit.audio.decoding import SAMPLE_RATE, Unreadable, decode, duration
+from audioconfit.audio.parts import to_int16
 from audioconfit.audio.preparing import prepare
 from audioconfit.audio.resampling import resample
 from audioconfit.audio.waveforms import SCALE, Fault, Waveforms, load
 
-__all__ = ["SAMPLE_RATE", "SCALE", "Fault", "Unreadable", "Waveforms", "decode", "load", "prepare", "resample"]
+__all__ = [
+    "SAMPLE_RATE",
+    "SCALE",
+    "Fault",
+    "Unreadable",
+    "Waveforms",
+    "decode",
+    "duration",
+    "load",
+    "prepare",
+    "resample",
+    "to_int16",
+]

@@ -46,6 +46,16 @@ def decode(clip: Clip) -> Float32[ndarray, " samples"]:
     return samples / peak if peak > 1 else samples
 
 
+def duration(clip: Clip) -> float:
+    """Seconds by the recording's header, which is a claim; 0 where there is none."""
+    try:
+        with _opened(clip) as file:
+            whole = file.frames / file.samplerate
+    except Unreadable:
+        return 0.0
+    return max(0.0, min(whole, clip.end or whole) - (clip.start or 0.0))
+
+
 @contextmanager
 def _opened(clip: Clip) -> Iterator[soundfile.SoundFile]:
     try:

@@ -5,11 +5,12 @@ beside copies of the corpus are wrong in places, so only the name is read.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip, Corpus
-from audioconfit.corpora.sources import Hub, Source, first_folder
+from audioconfit.corpora.sources import Archive, Source, first_folder
 
 EMOTIONS = {
     "W": "anger",
@@ -20,6 +21,7 @@ EMOTIONS = {
     "T": "sadness",
     "N": "neutral",
 }
+COLUMNS = (("speaker_id", "speaker"), ("emotion", "label"))  # of a Parquet copy
 NAME = re.compile(r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[WLEAFTN])[a-z]?", re.IGNORECASE)
 
 
@@ -32,14 +34,27 @@ def parse(folder: Path) -> Corpus | None:
         for path in sorted(wavs.iterdir())
         if path.suffix.lower() == ".wav" and NAME.fullmatch(path.stem)
     ]
-    clips = clips or [
-        _clip(row.file_name, row.key, row.path, row.number)
-        for row in parquet.rows(folder)
-        if NAME.fullmatch(Path(row.file_name).stem)
-    ]
+    clips = clips or list(_copied(folder))
     if not clips:
         return None
     return Corpus("emodb", tuple(clips), protocol="speaker_independent")
+
+
+def _copied(folder: Path) -> Iterator[Clip]:
+    """Rows by the recordings' names; where a copy lost them, by its columns for speaker and emotion."""
+    seen = set()
+    for row in parquet.rows(folder):
+        if NAME.fullmatch(Path(row.file_name).stem):
+            if row.file_name not in seen:  # a copy may hold the corpus once per fold
+                yield _clip(row.file_name, row.key, row.path, row.number)
+            seen.add(row.file_name)
+            continue
+        speaker, emotion = (
+            next((row.values[n] for n in names if row.values.get(n) is not None), None) for names in COLUMNS
+        )
+        label = next((name for name in EMOTIONS.values() if name in str(emotion).lower()), None)
+        if speaker is not None and label is not None:
+            yield Clip(row.key, row.path, (label,), group=f"{int(speaker):02d}", row=row.number)
 
 
 def _clip(file_name: str, key: str, path: Path, row: int | None = None) -> Clip:
@@ -62,6 +77,6 @@ SOURCE = Source(
     layout="wav/03a01Fa.wav ...",
     folders=("emodb", "emo-db", "emo_db", "berlin", "emodb-parquet"),
     parse=parse,
-    download=Hub("confit/emodb-parquet", ("**/*.parquet", "*.parquet"), 50_000_000),
+    download=Archive("http://emodb.bilderbar.info/download/download.zip", size=41_000_000),
     how="emodb.bilderbar.info, its download.zip unpacked",
 )

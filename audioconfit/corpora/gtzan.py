@@ -73,5 +73,5 @@ SOURCE = Source(
         size=1_225_571_541,
         sha256="24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6",
     ),
-    how="marsyas/gtzan on the Hugging Face hub, data/genres.tar.gz",
+    how="data set marsyas/gtzan of the Hugging Face hub, its genres.tar.gz unpacked",
 )

@@ -79,8 +79,8 @@ SPANISH = Source(
     layout="es/clips/<keyword>/<name>.opus and es/es_splits.csv",
     folders=("mswc-spanish", "mswc_spanish", "mswc-s", "mswc/es", "mswc/spa", "mswc/spanish", "mswc-parquet/spanish"),
     parse=parser("mswc-spanish"),
-    download=Hub("confit/mswc-parquet", ("spanish/**",), 400_000_000),
-    how="confit/mswc-parquet on the Hugging Face hub, its folder spanish",
+    download=Hub("confit/mswc-parquet", ("spanish/*.parquet", "data/spanish*.parquet"), 400_000_000),
+    how="data set confit/mswc-parquet of the Hugging Face hub, Spanish",
 )
 INDONESIAN = Source(
     name="mswc-indonesian",
@@ -97,6 +97,6 @@ INDONESIAN = Source(
         *("mswc/id", "mswc/ind", "mswc/indonesian", "mswc/indian", "mswc-parquet/indian"),
     ),
     parse=parser("mswc-indonesian"),
-    download=Hub("confit/mswc-parquet", ("indian/**",), 25_000_000),
-    how="confit/mswc-parquet on the Hugging Face hub, its folder indian",
+    download=Hub("confit/mswc-parquet", ("indian/*.parquet", "data/indian*.parquet"), 25_000_000),
+    how="data set confit/mswc-parquet of the Hugging Face hub, Indonesian",
 )

@@ -139,7 +139,7 @@ def _group_of(path: Path, number: int) -> int:
     return next(i for i in range(len(starts) - 1) if number < starts[i + 1])
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # of threads that pass from one group to the next, none sends the other back
 def _audio_column(path: Path, group: int) -> tuple[int, pa.ChunkedArray]:
     """The first row of a group and its audio column."""
     audio = audio_column(schema(path))

@@ -53,11 +53,11 @@ SOURCE = Source(
     clip_count=6300,
     class_count=630,
     seconds=(5 * 60 + 22) * 60,
-    licence="LDC user agreement, paid",
+    licence="LDC user agreement",
     homepage="https://catalog.ldc.upenn.edu/LDC93S1",
     layout="TRAIN/DR1/FCJF0/SA1.WAV ...",
     folders=("timit", "timit/timit", "ldc93s1"),
     parse=parse,
     download=None,
-    how="LDC's licensed copy (LDC93S1) is needed; put its TRAIN and TEST folders there",
+    how="LDC's licensed copy is needed, its TRAIN and TEST folders in a folder timit",
 )

@@ -1,0 +1,247 @@
+"""Fetch a corpus that is free to fetch: resumed where it broke off, checked, unpacked beside its place, then renamed.
+
+download.fetch("esc50", data, progress=lambda done, total: ...)      # bytes
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+
+from audioconfit.corpora import CORPORA
+from audioconfit.corpora.sources import Archive, Hub, Source
+
+Progress = Callable[[int, int], None]  # bytes there, bytes in all
+HUB = "https://huggingface.co"
+ATTEMPTS = 4
+PAUSE_SECONDS = 2.0  # before the second attempt, twice as long before each further one
+TIMEOUT_SECONDS = 60.0
+BLOCK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to fetch, and what is known of it."""
+
+    url: str
+    path: Path
+    size: int
+    sha256: str | None
+
+
+def fetch(name: str, data: Path, *, progress: Progress | None = None) -> Path:
+    """Bring corpus `name` into its folder below `data`; the folder. Does nothing if the corpus is there.
+
+    ValueError: an unknown corpus, one that cannot be fetched, a checksum that differs, an archive whose members would
+    leave its folder, no room on the disk. ConnectionError: the network failed several times; the next call goes on.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"Unknown corpus {name!r}; choose one of {', '.join(sorted(CORPORA))}.")
+    source = CORPORA[name]
+    if source.download is None:
+        raise ValueError(f"{source.title} cannot be downloaded: {source.how}: {data / source.folders[0]}.")
+    there = source.find(data)
+    if there is not None and there.folder is not None:
+        return there.folder
+    place = data / source.folders[0]
+    if place.exists() and any(place.iterdir()):
+        raise ValueError(f"{place} exists and does not hold {source.title}; move it away or fill it by hand.")
+    unfinished = data / f".{source.name}.partial"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with (unfinished / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if source.find(data) is None:
+            _fetch(source, source.download, unfinished, place, progress or (lambda done, total: None))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return place
+
+
+def _fetch(source: Source, remote: Archive | Hub, unfinished: Path, place: Path, progress: Progress) -> None:
+    content = unfinished / "content"
+    if isinstance(remote, Archive):
+        url = remote.url.replace(HUB, _hub(), 1)
+        archive = Remote(url, unfinished / url.rsplit("/", 1)[1], remote.size, remote.sha256)
+        _check_room(unfinished, 3 * remote.size)
+        _fetch_all([archive], progress)
+        shutil.rmtree(content, ignore_errors=True)  # an unpacking that was killed
+        unpack(archive.path, content)
+    else:
+        files = _listed(remote, content)
+        _check_room(unfinished, sum(file.size for file in files))
+        _fetch_all(files, progress)
+    if source.parse(content) is None:
+        raise ValueError(f"What came from {remote} does not hold {source.title} as {source.layout}; see {content}.")
+    if place.exists():
+        place.rmdir()
+    content.replace(place)
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def _listed(hub: Hub, folder: Path) -> list[Remote]:
+    """The repository's files that match, with the sizes and checksums that the hub states."""
+    try:
+        tree = list(HfApi(endpoint=_hub()).list_repo_tree(hub.repository, recursive=True, repo_type="dataset"))
+    except (HfHubHTTPError, OSError) as error:
+        raise ConnectionError(f"{_hub()} does not list data set {hub.repository}: {error}") from error
+    files = [item for item in tree if isinstance(item, RepoFile)]
+    matching = [file for file in files if any(fnmatch(file.path, pattern) for pattern in hub.patterns)]
+    if not matching:
+        shown = ", ".join(file.path for file in files[:10])
+        raise ValueError(f"Data set {hub.repository} has no file like {' or '.join(hub.patterns)}; it has {shown}.")
+    for file in matching:
+        _check_inside(file.path)
+    return [
+        Remote(
+            hf_hub_url(hub.repository, file.path, repo_type="dataset", endpoint=_hub()),
+            folder / file.path,
+            file.size,
+            file.lfs.sha256 if file.lfs else None,
+        )
+        for file in matching
+    ]
+
+
+# --- one file -----------------------------------------------------------------------------------------------------
+
+
+def _fetch_all(files: Sequence[Remote], progress: Progress) -> None:
+    total, before = sum(file.size for file in files), 0
+    for file in files:
+        _fetch_file(file, partial(_tell, progress, before, total))
+        before += file.path.stat().st_size
+
+
+def _tell(progress: Progress, before: int, total: int, done: int, size: int) -> None:
+    progress(before + done, max(total, before + size))
+
+
+def _fetch_file(file: Remote, progress: Progress) -> None:
+    """The file, from where an earlier call broke off; each failure of the network is tried again."""
+    if file.path.exists():
+        return
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    part = file.path.with_name(f"{file.path.name}.part")
+    for attempt in range(ATTEMPTS):
+        try:
+            _stream(file, part, progress)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 429):
+                raise ConnectionError(f"{file.url} answers {error.code} {error.reason}.") from error
+            failure: Exception = error
+        except (OSError, HTTPException) as error:
+            failure = error
+        if attempt == ATTEMPTS - 1:
+            there = part.stat().st_size if part.exists() else 0
+            raise ConnectionError(
+                f"Downloading {file.url} failed {ATTEMPTS} times, {there / 1e6:.1f} MB are there ({failure}). "
+                "The same command goes on from there."
+            ) from failure
+        time.sleep(PAUSE_SECONDS * 2**attempt)
+    if file.sha256 is not None:
+        found = _sha256(part)
+        if found != file.sha256:
+            part.unlink()
+            raise ValueError(f"{file.url} arrived with sha256 {found}, expected {file.sha256}; it was removed.")
+    part.replace(file.path)
+
+
+def _stream(file: Remote, part: Path, progress: Progress) -> None:
+    """Append to `part` what it lacks. A server whose file changed meanwhile sends it whole, and part starts over."""
+    validator = part.with_name(f"{part.name}.etag")
+    there = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "audioconfit"}
+    if there and validator.exists():
+        headers |= {"Range": f"bytes={there}-", "If-Range": validator.read_text()}
+    try:
+        response: HTTPResponse = urllib.request.urlopen(
+            urllib.request.Request(file.url, headers=headers), timeout=TIMEOUT_SECONDS
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing is missing, or it is longer than the file: the checksum or a new start tells
+            _start_over(file, part)
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        there = there if resumed else 0
+        etag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if etag and not etag.startswith("W/"):
+            validator.write_text(etag)
+        length = response.headers.get("Content-Length")
+        total = there + int(length) if length else max(file.size, there)
+        with part.open("ab" if resumed else "wb") as out:
+            while block := response.read(BLOCK_BYTES):
+                out.write(block)
+                there += len(block)
+                progress(there, max(total, there))
+    if length and there < total:
+        raise ConnectionError(f"the connection ended after {there} of {total} bytes")
+    validator.unlink(missing_ok=True)
+
+
+def _start_over(file: Remote, part: Path) -> None:
+    if file.sha256 is not None and _sha256(part) == file.sha256:
+        return
+    part.unlink()
+    raise ConnectionError("the server has no more bytes than are there, which are not the file's")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(f"{folder} has {free / 1e9:.1f} GB free; this download takes {needed / 1e9:.1f} GB.")
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip or tar file into `folder`. ValueError if a member would land outside, or the archive is broken."""
+    folder.mkdir(parents=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                for name in packed.namelist():
+                    _check_inside(name)
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as packed:
+                packed.extractall(folder, filter=_inside)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{archive.name} is broken or unsafe: {error}") from error
+
+
+def _check_inside(name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"The archive's member {name!r} would be written outside its folder; nothing was kept.")
+
+
+def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    _check_inside(member.name)
+    return tarfile.data_filter(member, folder)  # refuses links and devices that lead outside
