@@ -1,7 +1,8 @@
-"""The service around the method: sweeps a grid of backbones x datasets on Ray, logs to MLflow, hands over the best probe per task.
+"""The service around the method: sweeps a grid of backbones x datasets on Ray, logs to MLflow, hands over the best
+probe per task.
 
-Ray and MLflow read their settings from the environment when they are imported, so they are set here, before any module of this
-package imports them. A setting of the user's own wins.
+Ray and MLflow read their settings from the environment when they are imported, so they are set here, before any module
+of this package imports them. A setting of the user's own wins.
 """
 
 import os

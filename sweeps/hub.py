@@ -1,13 +1,16 @@
-"""The hub: one queue of jobs between those who want results (Tune's proxies, the confirmation) and the warm slots that work.
+"""The hub: one queue of jobs between those who want results (Tune's proxies, the confirmation) and the warm slots that
+work.
 
-A slot belongs to no trial: whichever is free takes the next job. The hub also is the single-flight rule of stage 1 (two jobs of one
-stage never run at the same time) and the watchdog (a silent slot is killed, its job handed out again). It holds no state that its
-callers cannot tell it again, so a restarted hub goes on. It knows nothing of audio, Optuna or MLflow.
+A slot belongs to no trial: whichever is free takes the next job. The hub also is the single-flight rule of stage 1 (two
+jobs of one stage never run at the same time) and the watchdog (a silent slot is killed, its job handed out again). It
+holds no state that its callers cannot tell it again, so a restarted hub goes on. It knows nothing of audio, Optuna or
+MLflow.
 """
 
 import asyncio
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -49,7 +52,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Place:
-    """One rank of a slot: its actor and process, and the placement group that a dead Train controller would leave behind."""
+    """One rank of a slot: its actor and process, and the placement group that a dead Train controller would leave
+    behind.
+    """
 
     actor: Any
     pid: int
@@ -128,7 +133,7 @@ class Hub:
         return Order(taken.key, taken.work, taken.stage, taken.warmth)
 
     async def report(self, slot: str, order: Order, step: int, metrics: dict[str, Any] | None) -> bool:
-        """A result, or a sign of life (metrics None). Returns whether to go on. The same step told twice counts once."""
+        """A result, or a sign of life (metrics None). Returns whether to go on. A step told twice counts once."""
         job = self._known(order)
         job.slot = job.slot or slot
         if job.slot != slot or job.cancelled or job.end is not None:
@@ -144,6 +149,7 @@ class Hub:
         """The slot is done with the job. An error here is the job's own: it is not tried again."""
         job = self._known(order)
         if job.slot in (slot, None) and job.end is None:
+            self._log("finish", slot, job.key)
             self._end(job, error or ("cancelled" if job.cancelled else "done"))
             await self._tell_all()
 
@@ -244,3 +250,10 @@ def start(*, patience_seconds: float = 600.0, attempts: int = 3) -> Any:
     actor: Any = ray.remote(Hub)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
     return actor.options(**options).remote(patience_seconds, attempts)
+
+
+def write_log(hub: Any, path: Path) -> None:
+    """Appends who ran what when, for people who ask why."""
+    with path.open("a") as log:
+        for when, what, slot, detail in ray.get(hub.drain_events.remote()):
+            log.write(f"{when:.3f} {what} {slot} {detail}\n")

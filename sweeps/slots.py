@@ -1,8 +1,9 @@
-"""Warm slots: each is one long-lived Ray Train run that serves jobs from the hub, one after the other, on all its ranks.
+"""Warm slots: each is one long-lived Ray Train run that serves jobs from the hub, one after the other, on all its
+ranks.
 
-A TorchTrainer per trial costs about 19 s of process starts and leaks its placement group when Tune stops it early; a slot pays once
-and hands over in tenths of a second. `serve` is the loop on the workers, `Pool` keeps the runs alive from the driver, `Trial` is
-Tune's view of a job. What a job does is not known here: `work(order.work, tell)` is given.
+A TorchTrainer per trial costs about 19 s of process starts and leaks its placement group when Tune stops it early; a
+slot pays once and hands over in tenths of a second. `serve` is the loop on the workers, `Pool` keeps the runs alive
+from the driver, `Trial` is Tune's view of a job. What a job does is not known here: `work(order.work, tell)` is given.
 """
 
 import gc
@@ -27,6 +28,7 @@ from sweeps.hub import CLOSED, Order, Place
 Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
 Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class SlotShape:
@@ -70,7 +72,9 @@ def serve(config: dict[str, Any]) -> None:
 
 
 def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) -> str | None:
-    """One job. Returns the job's own error; a collective broken by another rank's death is raised, for it is nobody's fault here."""
+    """One job. Returns the job's own error; a collective broken by another rank's death is raised, for it is nobody's
+    fault here.
+    """
 
     def tell(step: int, metrics: dict[str, Any] | None) -> bool:
         return bool(_from_rank_zero(ray.get(hub.report.remote(slot, order, step, metrics)) if rank == 0 else None))
@@ -105,7 +109,9 @@ def _collective_broke(error: Exception) -> bool:
 class Pool:
     """Keeps up to `slots` Train runs alive, each by a thread of the driver; those that find no room wait for it."""
 
-    def __init__(self, hub: Any, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = 0) -> None:
+    def __init__(
+        self, hub: Any, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = 0
+    ) -> None:
         self.hub, self.work, self.shape, self.storage, self.recycle_after = hub, work, shape, storage, recycle_after
         self.closing = False
         self.errors: list[str] = []
@@ -148,7 +154,9 @@ class Pool:
             train_loop_config={"hub": self.hub, "slot": slot, "work": self.work, "recycle_after": self.recycle_after},
             # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
-            scaling_config=ScalingConfig(num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources),
+            scaling_config=ScalingConfig(
+                num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources
+            ),
             # Budgets belong to the job: the hub gives up on a poisonous one, the slot is replaced as often as needed.
             run_config=RunConfig(
                 name=f"{slot}-{time.time_ns()}",
@@ -170,7 +178,8 @@ class Trial(tune.Trainable):
         self.step_seen, self.ended = -1, True
 
     def step(self) -> dict[str, Any]:
-        # Ours to cancel only from here: Tune may build an actor for a trial, give the trial to a cached one and drop this one unused.
+        # Ours to cancel only from here: Tune may build an actor for a trial, give the trial to a cached one and drop
+        # this one unused.
         self.ended = False
         self.step_seen, metrics, end = ray.get(self.hub.follow.remote(self.order, self.step_seen))
         if metrics is None:  # the trial failed, not its actor: raising would make Tune try again

@@ -1,4 +1,4 @@
-"""Toys: work for slots that has nothing to do with audio, so that queueing, dying and resuming can be seen in seconds."""
+"""Toys: work for slots that knows no audio, so that queueing, dying and resuming can be seen in seconds."""
 
 import os
 import time

@@ -1,0 +1,129 @@
+"""Cells: one backbone on one dataset by one method, and the space that a sweep searches in it. Plain data."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audioconfit import encoders, recipe
+from audioconfit.audio import Waveforms
+from audioconfit.recipe import Recipe
+from audioconfit.splits import Split
+from sweeps.plan import Plan
+from sweeps.tasks import Task
+
+# Longer chunks than 10 s cost more than they tell; shorter clips than the menu's first are taken whole.
+CHUNK_MENU_SECONDS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+BATCH_MENU = (16, 32, 64)
+# Standardised features reach their optimum between these rates; below it Adam is not done, above it validation falls.
+PROBE_LR_RANGE = (3e-4, 3e-2)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, per cell. batch size and chunk duration are categorical: stage 1 is shared by trials that agree
+    in them.
+    """
+
+    batch_sizes: tuple[int, ...]
+    chunk_seconds: tuple[float, ...]
+    probe_lr: tuple[float, float] = PROBE_LR_RANGE
+
+    @property
+    def stage_count(self) -> int:
+        """How many different stage-1 runs a search can need at most."""
+        return len(self.batch_sizes) * len(self.chunk_seconds)
+
+    def first_guess(self) -> dict[str, Any]:
+        """Where each search begins: the largest batch (contrast grows with it), the longest chunk, a middling probe
+        rate.
+        """
+        low, high = self.probe_lr
+        return {
+            "batch_size": max(self.batch_sizes),
+            "chunk_seconds": max(self.chunk_seconds),
+            "probe_lr": (low * high) ** 0.5,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A backbone, a dataset and a method; `base` holds every number of the recipe that is not searched."""
+
+    base: Recipe
+    space: Space
+    prepared: Path
+
+    @property
+    def name(self) -> str:
+        """Names the study, the MLflow run and the folder: safe in a path."""
+        backbone = Path(self.base.backbone).name if "/" in self.base.backbone else self.base.backbone
+        return f"{backbone}.{self.base.dataset}" + ("" if self.base.method == "pairtune" else f".{self.base.method}")
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What people filter by."""
+        return {
+            "cell": self.name,
+            "dataset": self.base.dataset,
+            "backbone": self.base.backbone,
+            "method": self.base.method,
+        }
+
+    def recipe(self, suggested: dict[str, Any]) -> Recipe:
+        """The recipe of one trial: the cell's own numbers and what the search suggests."""
+        return self.base.model_copy(update=suggested)
+
+
+def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
+    """The grid: every backbone on every dataset by every method.
+
+    Raises:
+        ValueError: for a searched value that cannot work on some dataset, before anything is trained.
+    """
+    cells = []
+    for task in tasks:
+        space = _space(plan, task)
+        for backbone in plan.backbones:
+            for method in plan.methods:
+                cells.append(Cell(_base(plan, task, backbone, method), space, task.prepared))
+        for chunk in space.chunk_seconds:
+            recipe.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
+    return cells
+
+
+def _base(plan: Plan, task: Task, backbone: str, method: str) -> Recipe:
+    known = encoders.backbone(backbone)
+    return Recipe(
+        dataset=task.dataset,
+        fingerprint=task.waveforms.fingerprint,
+        protocol=plan.protocol,
+        backbone=backbone,
+        method=method,  # type: ignore[arg-type]
+        lr=plan.lr or known.lr,
+        epochs=plan.epochs,
+        precision=plan.precision,
+        probe=plan.probe,
+    )
+
+
+def _space(plan: Plan, task: Task) -> Space:
+    return Space(
+        batch_sizes=plan.batch_sizes or batch_choices(task.split),
+        chunk_seconds=plan.chunks or chunk_choices(task.waveforms, task.split),
+    )
+
+
+def chunk_choices(waveforms: Waveforms, split: Split) -> tuple[float, ...]:
+    """The four longest durations of the menu that half of the training clips fill; else the shortest clip's."""
+    seconds = [waveforms.seconds(clip.key) for clip in split.train]
+    typical = statistics.median(seconds)
+    fitting = tuple(chunk for chunk in CHUNK_MENU_SECONDS if chunk <= typical + 1e-6)
+    return fitting[-4:] or (round(min(seconds), 3),)
+
+
+def batch_choices(split: Split) -> tuple[int, ...]:
+    """The batch sizes of the menu that do not exceed the training clips; a tiny corpus gets the smallest."""
+    fitting = tuple(size for size in BATCH_MENU if size <= len(split.train))
+    return fitting or BATCH_MENU[:1]

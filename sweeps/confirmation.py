@@ -1,0 +1,89 @@
+"""The confirmation: each cell's best recipe again over seeds or folds. Test is read here and nowhere else."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from audioconfit.recipe import Recipe
+from sweeps.cells import Cell
+from sweeps.selection import Candidate, Confirmed
+from sweeps.studies import order
+from sweeps.tracking import Tracker
+from sweeps.trial import RESULT, Assignment
+
+
+def recipes(best: Recipe, *, seeds: int, folds: int) -> list[Recipe]:
+    """The best recipe once per fold where the corpus has official folds, else once per seed; the searched one comes
+    first.
+    """
+    if folds > 1:
+        return [best.model_copy(update={"fold": fold}) for fold in range(folds)]
+    return [best.model_copy(update={"seed": best.seed + extra}) for extra in range(seeds)]
+
+
+def assignments(cell: Cell, confirmed: Sequence[Recipe], root: Path, micro_batch: int | None) -> list[Assignment]:
+    """The recipes as work that reads test. Named by signature: a recipe that was confirmed before is found again."""
+    return [
+        Assignment(
+            recipe,
+            cell.prepared,
+            root,
+            f"{cell.name}-test-{recipe.signature}",
+            reads_test=True,
+            micro_batch=micro_batch,
+        )
+        for recipe in confirmed
+    ]
+
+
+def confirm(hub: Any, work: Sequence[tuple[Cell, Assignment]], tracker: Tracker) -> dict[str, str]:
+    """Runs the assignments, as many at a time as there are slots. Returns the failures: key -> why."""
+    with ThreadPoolExecutor(max_workers=len(work)) as threads:
+        ends = threads.map(lambda item: _follow(hub, item[0], item[1], tracker), work)
+        return {assignment.key: why for (_, assignment), why in zip(work, ends, strict=True) if why}
+
+
+def candidate(cell: Cell, confirmed: Sequence[Assignment], cost: float) -> Candidate:
+    """What the confirmation of one cell found."""
+    runs = tuple(Confirmed(one, json.loads((one.folder / RESULT).read_text())["metrics"]) for one in confirmed)
+    return Candidate(cell.name, runs, cost)
+
+
+def train_again(hub: Any, best: Confirmed) -> None:
+    """Stage 1 of a confirmed run whose encoder was not kept, for the encoder's sake; its scores are not told again."""
+    assignment = replace(best.assignment, key=f"{best.assignment.key}-encoder", hands_over=True)
+    step = -1
+    while True:
+        step, metrics, end = ray.get(hub.follow.remote(order(assignment), step))
+        if metrics is None:
+            raise RuntimeError(f"The champion's encoder could not be trained again: {end}")
+        if metrics.get("ended"):
+            return
+
+
+def _follow(hub: Any, cell: Cell, assignment: Assignment, tracker: Tracker) -> str | None:
+    recipe, key, step = assignment.recipe, assignment.key, -1
+    tracker.start(
+        key,
+        cell=cell.name,
+        name=f"test s{recipe.seed} f{recipe.fold} {cell.name}",
+        kind="confirmation",
+        params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage},
+        tags=cell.tags,
+    )
+    while True:
+        step, metrics, end = ray.get(hub.follow.remote(order(assignment), step))
+        if metrics is None:
+            tracker.end(key, "failed", why=end)
+            return end
+        for epoch in metrics.pop("curve", ()):
+            tracker.metrics(key, int(epoch["epoch"]), epoch)
+        tracker.metrics(key, step, metrics)
+        if metrics.get("ended"):
+            tracker.end(key, "complete", files=assignment.folder)
+            return None

@@ -1,0 +1,170 @@
+"""Sweep the grid: `python sweeps/grid.py --datasets all`, or `--demo` to see it work without data, network or GPU.
+
+plan -> prepare -> search -> confirm -> select -> register -> report. The same command with the same --name goes on
+where it stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from sweeps import cluster, confirmation, demo, hub, plan, registry, report, search, selection, tasks, trial
+from sweeps.cells import Cell, lay_out
+from sweeps.plan import Plan
+from sweeps.progress import View
+from sweeps.selection import Candidate
+from sweeps.slots import Pool
+from sweeps.stages import StageStore
+from sweeps.studies import Studies
+from sweeps.tracking import Tracker
+from sweeps.trial import Assignment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 1 some cell is without a result, 2 the request cannot be met and nothing was started."""
+    console = Console()
+    cluster.silence()
+    try:
+        asked = plan.parse(arguments)
+        if asked.demo:
+            asked = demo.write_corpora(asked)
+        ready = tasks.prepare(asked, console)
+        cells = lay_out(asked, ready)
+        if asked.dry_run:
+            report.show_plan(asked, cells, ready, console)
+            return 0
+        studies = open_studies(asked, cells)
+    except ValueError as error:
+        report.show_error(error)
+        return 2
+    return Sweep(asked, cells, {task.dataset: task.folds for task in ready}, studies, console).run()
+
+
+def open_studies(asked: Plan, cells: Sequence[Cell]) -> Studies:
+    """The studies of this sweep's name, new or continued."""
+    return Studies(
+        cells,
+        trials=asked.trials,
+        root=asked.folder,
+        url=f"sqlite:///{asked.folder / 'optuna.db'}",
+        early_stopping=asked.early_stopping,
+        micro_batch=asked.micro_batch,
+    )
+
+
+@dataclass
+class Sweep:
+    """One start of a sweep: the phases in order, each a method, each skipping what an earlier start has done."""
+
+    plan: Plan
+    cells: Sequence[Cell]
+    folds: dict[str, int]
+    studies: Studies
+    console: Console
+
+    def run(self) -> int:
+        uri = self.plan.tracking_uri or f"sqlite:///{self.plan.storage.absolute() / 'mlflow.db'}"
+        self.tracker = Tracker(uri, self.plan.name, self.plan.folder / "tracking")
+        self.store = StageStore(self.plan.folder)
+        self.view = View(self.cells, trials=self.plan.trials, console=self.console)
+        search.show_history(self.studies, self.cells, self.view)
+        self.slots = ExitStack()
+        self.hub: Any = None
+        failures: dict[str, str] = {}
+        try:
+            with self.view, self.slots:
+                self._open_cells()
+                self._search()
+                candidates, failures = self._confirm()
+                champions = self._crown(candidates)
+                self._close_cells(candidates, failures)
+        finally:
+            self.tracker.close()
+        report.show_results(self.plan, self.cells, candidates, champions, self.console)
+        report.show_failures(failures, self.tracker.problems, self.console)
+        report.show_links(uri, self.tracker.experiment, champions, self.console)
+        return 0 if len(candidates) == len(self.cells) else 1
+
+    def _open_cells(self) -> None:
+        for cell in self.cells:
+            self.tracker.cell(cell.name, tags=cell.tags)
+
+    def _search(self) -> None:
+        remaining = self.studies.remaining()
+        if not remaining:
+            self.view.say("all trials are done already")
+            return
+        self._start_slots(remaining)
+        self.view.say("search")
+        record = search.Record(self.studies, self.tracker, self.view, self.store, encoders_kept=1)
+        search.run(self.studies, record, self.hub, slots=len(self.pool.threads), storage=self.plan.folder / "tune")
+
+    def _confirm(self) -> tuple[list[Candidate], dict[str, str]]:
+        """The best recipe of each cell over its seeds or folds. Cells without a complete trial have none."""
+        work: list[tuple[Cell, list[Assignment], float]] = []
+        for cell in self.cells:
+            best = selection.best_trial(self.studies.history(cell))
+            if best is not None:
+                recipes = confirmation.recipes(
+                    cell.recipe(best.params), seeds=self.plan.seeds, folds=self.folds[cell.base.dataset]
+                )
+                assigned = confirmation.assignments(cell, recipes, self.plan.folder, self.plan.micro_batch)
+                work.append((cell, assigned, best.user_attrs["cost"]))
+        waiting = [(cell, one) for cell, assigned, _ in work for one in assigned if not one.is_done]
+        failures: dict[str, str] = {}
+        if waiting:
+            self._start_slots(len(waiting))
+            self.view.say("confirmation on test")
+            failures = confirmation.confirm(self.hub, waiting, self.tracker)
+        return [
+            confirmation.candidate(cell, assigned, cost)
+            for cell, assigned, cost in work
+            if all(one.is_done for one in assigned)
+        ], failures
+
+    def _crown(self, candidates: Sequence[Candidate]) -> list[registry.Registered]:
+        """The best probe of each task into the registry."""
+        self.view.say("registering the best probes")
+        self.tracker.flush()
+        crowned = []
+        for dataset in dict.fromkeys(candidate.dataset for candidate in candidates):
+            rivals = [candidate for candidate in candidates if candidate.dataset == dataset]
+            winner = selection.champion(rivals)
+            if not self.store.has_encoder(winner.best_run.recipe.stage):
+                self._start_slots(1)
+                confirmation.train_again(self.hub, winner.best_run)
+            crowned.append(registry.register(self.tracker, self.store, winner, selection.explain(winner, rivals)))
+        return crowned
+
+    def _close_cells(self, candidates: Sequence[Candidate], failures: dict[str, str]) -> None:
+        for cell in self.cells:
+            found = next((candidate for candidate in candidates if candidate.cell == cell.name), None)
+            if found is None:
+                self.tracker.end_cell(cell.name, "failed", {})
+                continue
+            mean, deviation = found.test
+            numbers = {"valid_score": found.valid, "test_score": mean, "test_score_sd": deviation}
+            self.tracker.end_cell(cell.name, "complete", numbers)
+
+    def _start_slots(self, jobs: int) -> None:
+        """Ray, the hub and the pool, once and only if there is work."""
+        if self.hub is not None:
+            return
+        self.view.say("starting the slots")
+        shape = self.slots.enter_context(cluster.connected(self.plan))
+        self.hub = hub.start(patience_seconds=self.plan.patience_seconds)
+        count = cluster.slot_count(self.plan, shape, jobs)
+        self.pool = Pool(self.hub, trial.work, slots=count, shape=shape, storage=self.plan.folder / "train")
+        self.slots.callback(self._close_slots)
+
+    def _close_slots(self) -> None:
+        hub.write_log(self.hub, self.plan.folder / "hub.log")
+        self.pool.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The plan: what a user asked for on the command line, validated before anything runs."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from audioconfit import corpora, encoders
+from audioconfit.recipe import METHODS
+
+ALL = "all"
+PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
+TINY_BACKBONES = ("wav2vec2-tiny", "hubert-tiny", "wavlm-tiny")
+
+
+class Plan(BaseModel):
+    """One sweep. The defaults are the paper's where it says them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    datasets: tuple[str, ...]
+    backbones: tuple[str, ...] = PAPER_BACKBONES
+    methods: tuple[str, ...] = ("pairtune",)
+    data: Path = Path("data")
+    storage: Path = Path("storage")
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    tracking_uri: str | None = None
+
+    trials: int = Field(default=30, ge=1)
+    epochs: int = Field(default=40, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    batch_sizes: tuple[int, ...] | None = None
+    chunks: tuple[float, ...] | None = None
+    lr: float | None = Field(default=None, gt=0)
+    protocol: str | None = None
+    probe: Literal["adam", "lbfgs"] = "adam"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    early_stopping: bool = True
+
+    slots: int | None = Field(default=None, ge=1)
+    workers_per_trial: int = Field(default=1, ge=1)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    micro_batch: int | None = Field(default=None, ge=1)
+    patience_seconds: float = Field(default=900.0, gt=0)
+
+    allow_incomplete: bool = False
+    skip_missing: bool = False
+    download: bool = False
+    dry_run: bool = False
+    demo: bool = False
+
+    @field_validator("backbones")
+    @classmethod
+    def _known_backbones(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            encoders.backbone(name)
+        return names
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METHODS:
+                raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+        return names
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _room_for_pairs(cls, sizes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if sizes and min(sizes) < 4:
+            raise ValueError(f"a batch of {min(sizes)} holds no positive pair of two classes; choose 4 or more")
+        return sizes
+
+    @field_validator("chunks")
+    @classmethod
+    def _positive_chunks(cls, chunks: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if chunks and min(chunks) <= 0:
+            raise ValueError(f"a chunk of {min(chunks):g} s is no duration; choose seconds above 0")
+        return chunks
+
+    @property
+    def folder(self) -> Path:
+        """Where this sweep keeps all that it must not lose."""
+        return self.storage.absolute() / self.name
+
+
+def parse(arguments: Sequence[str] | None = None) -> Plan:
+    """The plan of a command line.
+
+    Raises:
+        ValueError: one line per thing that is wrong, each with the value and the way out.
+    """
+    given = vars(_parser().parse_args(arguments))
+    values = {name: value for name, value in given.items() if value is not None}
+    if values.get("demo"):
+        values = DEMO | values
+    if "datasets" not in values:
+        raise ValueError(
+            "say what to learn: --datasets all, --datasets emodb,esc50, a path of your own, "
+            "or --demo to see it work without data"
+        )
+    values["datasets"] = _expand(values["datasets"], tuple(sorted(corpora.CORPORA)))
+    values["backbones"] = _expand(values.get("backbones", ALL), PAPER_BACKBONES)
+    for several, kind in (("methods", str), ("batch_sizes", int), ("chunks", float)):
+        if several in values:
+            values[several] = _list(values[several], several, kind)
+    try:
+        return Plan(**values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+
+# Small enough for five minutes on two cores, large enough to show every part at work.
+DEMO: dict[str, Any] = {
+    "datasets": "emodb,esc50",
+    "backbones": "wav2vec2-tiny,wavlm-tiny",
+    "name": "demo",
+    "trials": 4,
+    "epochs": 8,
+    "seeds": 2,
+}
+
+
+def _expand(names: str, everything: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = tuple(name.strip() for name in names.split(",") if name.strip())
+    return everything if chosen == (ALL,) else tuple(dict.fromkeys(chosen))
+
+
+def _list(text: str, name: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        flag = name.replace("_", "-")
+        raise ValueError(f"--{flag}: {text!r} is not a comma separated list of numbers; try --{flag} 16,32") from None
+
+
+def _sentence(problem: Any) -> str:
+    flag = "--" + str(problem["loc"][0]).replace("_", "-").removesuffix("-seconds")
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+    return f"{flag}: {message[0].lower()}{message[1:]}{value}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python sweeps/grid.py",
+        description="Sweep a grid of backbones x datasets: search, confirm on test, register the best probe per task. "
+        "The same command with the same --name goes on where it stopped.",
+        argument_default=None,
+    )
+    what = parser.add_argument_group("what to learn")
+    known = ", ".join(sorted(corpora.CORPORA))
+    what.add_argument("--datasets", help=f"names ({known}), 'all', or paths of your own data")
+    what.add_argument("--backbones", help="names, 'all' (the paper's three), Hugging Face ids or local folders")
+    what.add_argument("--methods", help=f"of {', '.join(METHODS)}; default pairtune")
+    what.add_argument("--data", help="the folder with one folder per raw corpus; default data")
+    what.add_argument("--protocol", help="another split than the corpus' default")
+    what.add_argument("--demo", action="store_true", default=None, help="generated corpora, tiny backbones, no network")
+
+    how = parser.add_argument_group("how much")
+    how.add_argument("--trials", help="per cell; default 30")
+    how.add_argument("--epochs", help="of stage 1; default 40, the paper's")
+    how.add_argument("--seeds", help="of the confirmation on test; default 3 (ESC-50: its five folds)")
+    how.add_argument("--batch-sizes", help="to search, comma separated; default 16,32,64")
+    how.add_argument("--chunks", help="chunk durations in seconds to search; default follows the clips' lengths")
+    how.add_argument("--lr", help="of stage 1; default 5e-5, the paper's (3e-3 for the tiny backbones)")
+    how.add_argument("--probe", choices=("adam", "lbfgs"), help="the linear probe's optimiser; default adam")
+    how.add_argument("--precision", choices=("fp32", "bf16"), help="of stage 1; default fp32")
+    how.add_argument("--no-early-stopping", dest="early_stopping", action="store_false", default=None)
+
+    where = parser.add_argument_group("where")
+    where.add_argument("--name", help="of the sweep; the same name goes on with it; default sweep")
+    where.add_argument("--storage", help="folder for prepared corpora, trials, results; default storage")
+    where.add_argument("--tracking-uri", help="of MLflow; default a database in the storage folder")
+    where.add_argument("--slots", help="trials at a time; default as many as the machine or cluster holds")
+    where.add_argument("--workers-per-trial", help="Train workers that share one trial; default 1")
+    where.add_argument("--gpus-per-worker", help="fractions share a GPU; default 1 where there are GPUs")
+    where.add_argument("--cpus-per-worker", help="default 1")
+    where.add_argument("--micro-batch", help="rows per forward pass, when a batch does not fit; exact")
+    where.add_argument("--patience", dest="patience_seconds", help="seconds of silence that mean a worker hangs")
+
+    data = parser.add_argument_group("missing and broken data")
+    data.add_argument("--download", action="store_true", default=None, help="fetch the corpora that are free")
+    data.add_argument("--skip-missing", action="store_true", default=None, help="sweep over the corpora that are there")
+    data.add_argument("--allow-incomplete", action="store_true", default=None, help="accept a corpus that lacks clips")
+    parser.add_argument("--dry-run", action="store_true", default=None, help="print the plan and stop")
+    return parser

@@ -1,0 +1,100 @@
+"""The registry: the best probe of each task as a registered MLflow model, alias `champion`, that loads back and
+predicts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, DataType, Schema
+
+from audioconfit import audio, recipe
+from audioconfit.classifier import Classifier
+from audioconfit.probe import Probe
+from sweeps.selection import Candidate
+from sweeps.stages import StageStore
+from sweeps.tracking import Tracker
+from sweeps.trial import PROBE, Assignment
+
+CHAMPION = "champion"
+SERVED = Path(__file__).with_name("served.py")
+
+# Bytes of a recording and no path: a caller of the server must not be able to name the server's files.
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "audio")]),
+    outputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]),
+)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A champion as the registry knows it."""
+
+    name: str
+    version: str
+    uri: str
+    why: str
+    cell: str
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a task."""
+    return f"audioconfit-{dataset}"
+
+
+def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -> Registered:
+    """Logs the winner's classifier to the run that confirmed it, registers it and points `champion` at it.
+
+    A champion that is already there for the same run is left as it is.
+    """
+    best = winner.best_run.assignment
+    client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
+    version = _champion_of(client, name, best.key)
+    if version is None:
+        classifier = best.folder / "classifier"
+        _assemble(best, store).save(classifier)
+        mlflow.set_tracking_uri(tracker.uri)
+        with mlflow.start_run(run_id=tracker.run_id(best.key)):
+            logged = mlflow.pyfunc.log_model(
+                name="classifier",
+                python_model=str(SERVED),
+                artifacts={"classifier": str(classifier)},
+                signature=SIGNATURE,
+                pip_requirements=["audioconfit"],
+            )
+        version = _new_version(client, name, logged, {"key": best.key, "cell": winner.cell}, why)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
+
+
+def _assemble(best: Assignment, store: StageStore) -> Classifier:
+    waveforms = audio.load(best.prepared)
+    classes = recipe.split_of(best.recipe, waveforms).classes
+    return Classifier(
+        store.encoder(best.recipe.stage), Probe.load(best.folder / PROBE), best.recipe.chunk_seconds, classes
+    )
+
+
+def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[str, str], why: str) -> str:
+    """By the client, not by mlflow.register_model, which prints."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(
+        name, logged.model_uri, run_id=logged.run_id, model_id=logged.model_id, tags=tags, description=why
+    )
+    return str(made.version)
+
+
+def _champion_of(client: MlflowClient, name: str, key: str) -> str | None:
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+    return str(version.version) if version.tags.get("key") == key else None
