@@ -63,7 +63,9 @@ def _opened(clip: Clip) -> Iterator[soundfile.SoundFile]:
             if not RATES[0] <= file.samplerate <= RATES[1]:
                 raise Unreadable(f"not audio: a sample rate of {file.samplerate} Hz")
             yield file
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+    except Unreadable:
+        raise
+    except Exception as error:  # of whatever kind: half a dozen libraries parse here, what they raise is the clip's fault
         raise Unreadable(f"not audio: {_reason(error, clip.path)}") from error
 
 

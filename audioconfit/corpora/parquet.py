@@ -103,7 +103,8 @@ def _labels(path: Path) -> pa.Table:
         if inside:
             table = table.append_column(INNER_PATH, pc.struct_field(whole[audio], "path"))
     else:
-        table = pq.read_table(path, columns=[*plain, *([f"{audio}.path"] if inside else [])])
+        with pq.ParquetFile(path) as file:  # a data set's reader would take "audio.path" for another column
+            table = file.read(columns=[*plain, *([f"{audio}.path"] if inside else [])])
         if inside:
             table = table.select(plain).append_column(INNER_PATH, pc.struct_field(table[audio], "path"))
     return _named_classes(table, fields)
