@@ -264,6 +264,18 @@ def test_bf16_autocast_gives_float32_embeddings_close_to_plain_ones(encoder):
     assert shift(embeddings, expected) < 0.02
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # in transformers
+def test_encoder_compiles_into_one_graph(architecture):
+    encoder = encoder_of(architecture)
+    waveforms, lengths = noise(2, 16_000), torch.tensor([16_000, 9_000])
+    torch.compiler.reset()
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert shift(compiled(waveforms), encoder(waveforms)) < 1e-6
+        assert shift(compiled(waveforms, lengths), encoder(waveforms, lengths)) < 1e-6
+
+
 # Weights on disk
 
 

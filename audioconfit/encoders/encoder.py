@@ -104,7 +104,9 @@ class Encoder(nn.Module):
 
     def _check(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> None:
         samples = waveforms.shape[1]
-        shortest = samples if lengths is None else int(lengths.min())
+        shortest = samples
+        if lengths is not None and not torch.compiler.is_compiling():  # reading a length would cut the graph in two
+            shortest = int(lengths.min())
         if shortest < self.receptive_field:
             raise ValueError(
                 f"{self.name} cannot embed {shortest} samples: one frame takes {self.receptive_field}. "
