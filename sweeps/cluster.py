@@ -21,6 +21,9 @@ MOST_CPU_SLOTS = 4  # each holds a whole encoder with its optimiser in memory
 def connected(plan: Plan) -> Iterator[SlotShape]:
     """Ray up and quiet; the shape of a slot. An embedded Ray ends with the block, a cluster is left as it was."""
     silence()
+    if ray.is_initialized():  # a notebook's, a test's: not ours to end
+        yield slot_shape(plan, ray.cluster_resources())
+        return
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -11,6 +11,8 @@ import ray
 
 from audioconfit.recipe import Recipe
 from sweeps.cells import Cell
+from sweeps.hub import CANCELLED
+from sweeps.interrupt import Interrupted
 from sweeps.selection import Candidate, Confirmed
 from sweeps.studies import order
 from sweeps.tracking import Tracker
@@ -60,6 +62,8 @@ def train_again(hub: Any, best: Confirmed) -> None:
     step = -1
     while True:
         step, metrics, end = ray.get(hub.follow.remote(order(assignment), step))
+        if metrics is None and end == CANCELLED:
+            raise Interrupted
         if metrics is None:
             raise RuntimeError(f"The champion's encoder could not be trained again: {end}")
         if metrics.get("ended"):
@@ -78,6 +82,8 @@ def _follow(hub: Any, cell: Cell, assignment: Assignment, tracker: Tracker) -> s
     )
     while True:
         step, metrics, end = ray.get(hub.follow.remote(order(assignment), step))
+        if metrics is None and end == CANCELLED:
+            raise Interrupted
         if metrics is None:
             tracker.end(key, "failed", why=end)
             return end

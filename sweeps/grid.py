@@ -7,87 +7,93 @@ where it stopped.
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from sweeps import cluster, confirmation, demo, hub, plan, registry, report, search, selection, tasks, trial
+from sweeps import cluster, confirmation, demo, hub, plan, reconcile, registry, report, search, selection, tasks, trial
 from sweeps.cells import Cell, lay_out
+from sweeps.interrupt import INTERRUPTED, Interrupted, on_interrupt
 from sweeps.plan import Plan
 from sweeps.progress import View
 from sweeps.selection import Candidate
 from sweeps.slots import Pool
 from sweeps.stages import StageStore
-from sweeps.studies import Studies
+from sweeps.studies import Budget, Studies, open_storage
 from sweeps.tracking import Tracker
 from sweeps.trial import Assignment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 some cell is without a result, 2 the request cannot be met and nothing was started."""
+    """The exit code: 0 done, 1 some cell has no result, 2 the request cannot be met, 130 interrupted."""
     console = Console()
     cluster.silence()
-    try:
-        asked = plan.parse(arguments)
-        if asked.demo:
-            asked = demo.write_corpora(asked)
-        ready = tasks.prepare(asked, console)
-        cells = lay_out(asked, ready)
-        if asked.dry_run:
-            report.show_plan(asked, cells, ready, console)
-            return 0
-        studies = open_studies(asked, cells)
-    except ValueError as error:
-        report.show_error(error)
-        return 2
-    return Sweep(asked, cells, {task.dataset: task.folds for task in ready}, studies, console).run()
+    with ExitStack() as held:
+        try:
+            asked = plan.parse(arguments)
+            if asked.demo:
+                asked = demo.write_corpora(asked)
+            tasks.check_writable(asked.folder)
+            held.enter_context(reconcile.lease(asked.folder))
+            ready = tasks.prepare(asked, console)
+            cells = lay_out(asked, ready)
+            if asked.dry_run:
+                report.show_plan(asked, cells, ready, console)
+                return 0
+            reconcile.reconcile(asked.folder, cells)
+        except ValueError as error:
+            report.show_error(error)
+            return 2
+        sweep = Sweep(asked, cells, {task.dataset: task.folds for task in ready}, console)
+        try:
+            return sweep.run()
+        except Interrupted:
+            report.show_interrupted(arguments, console)
+            return INTERRUPTED
 
 
-def open_studies(asked: Plan, cells: Sequence[Cell]) -> Studies:
-    """The studies of this sweep's name, new or continued."""
-    return Studies(
-        cells,
-        trials=asked.trials,
-        root=asked.folder,
-        url=f"sqlite:///{asked.folder / 'optuna.db'}",
-        early_stopping=asked.early_stopping,
-        micro_batch=asked.micro_batch,
-    )
-
-
-@dataclass
 class Sweep:
-    """One start of a sweep: the phases in order, each a method, each skipping what an earlier start has done."""
+    """One start of a sweep: the phases in order, each a method, each passing over what an earlier start has done."""
 
-    plan: Plan
-    cells: Sequence[Cell]
-    folds: dict[str, int]
-    studies: Studies
-    console: Console
-
-    def run(self) -> int:
-        uri = self.plan.tracking_uri or f"sqlite:///{self.plan.storage.absolute() / 'mlflow.db'}"
-        self.tracker = Tracker(uri, self.plan.name, self.plan.folder / "tracking")
-        self.store = StageStore(self.plan.folder)
-        self.view = View(self.cells, trials=self.plan.trials, console=self.console)
-        search.show_history(self.studies, self.cells, self.view)
+    def __init__(self, plan: Plan, cells: Sequence[Cell], folds: dict[str, int], console: Console) -> None:
+        self.plan, self.cells, self.folds, self.console = plan, cells, folds, console
+        self.studies = Studies(
+            cells,
+            budget=Budget(plan.trials, plan.hours, plan.converged),
+            root=plan.folder,
+            storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
+            early_stopping=plan.early_stopping,
+            micro_batch=plan.micro_batch,
+        )
+        uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
+        self.tracker = Tracker(uri, plan.name, plan.folder / "tracking")
+        self.store = StageStore(plan.folder)
+        self.view = View(cells, trials=plan.trials, console=console)
         self.slots = ExitStack()
         self.hub: Any = None
-        failures: dict[str, str] = {}
+
+    def run(self) -> int:
+        """All phases. Raises Interrupted where the user pressed Ctrl-C; the exit code otherwise."""
+        search.show_history(self.studies, self.cells, self.view)
         try:
-            with self.view, self.slots:
+            with on_interrupt(self._wind_down), self.view, self.slots:
                 self._open_cells()
                 self._search()
                 candidates, failures = self._confirm()
                 champions = self._crown(candidates)
-                self._close_cells(candidates, failures)
+                self._close_cells(candidates)
         finally:
             self.tracker.close()
-        report.show_results(self.plan, self.cells, candidates, champions, self.console)
+        report.show_results(self.cells, candidates, champions, self.console)
         report.show_failures(failures, self.tracker.problems, self.console)
-        report.show_links(uri, self.tracker.experiment, champions, self.console)
+        report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console)
         return 0 if len(candidates) == len(self.cells) else 1
+
+    def _wind_down(self) -> None:
+        self.view.say("ending: what runs is being saved (Ctrl-C again: at once)")
+        self.studies.interrupted.set()
+        if self.hub is not None:
+            hub.interrupt(self.hub)
 
     def _open_cells(self) -> None:
         for cell in self.cells:
@@ -100,8 +106,10 @@ class Sweep:
             return
         self._start_slots(remaining)
         self.view.say("search")
-        record = search.Record(self.studies, self.tracker, self.view, self.store, encoders_kept=1)
+        record = search.Record(self.studies, self.tracker, self.view, self.store, self.plan.keep_encoders)
         search.run(self.studies, record, self.hub, slots=len(self.pool.threads), storage=self.plan.folder / "tune")
+        if self.studies.interrupted.is_set():
+            raise Interrupted
 
     def _confirm(self) -> tuple[list[Candidate], dict[str, str]]:
         """The best recipe of each cell over its seeds or folds. Cells without a complete trial have none."""
@@ -140,7 +148,7 @@ class Sweep:
             crowned.append(registry.register(self.tracker, self.store, winner, selection.explain(winner, rivals)))
         return crowned
 
-    def _close_cells(self, candidates: Sequence[Candidate], failures: dict[str, str]) -> None:
+    def _close_cells(self, candidates: Sequence[Candidate]) -> None:
         for cell in self.cells:
             found = next((candidate for candidate in candidates if candidate.cell == cell.name), None)
             if found is None:

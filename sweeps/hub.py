@@ -17,7 +17,7 @@ import ray
 
 # A restarted hub first listens who is running what; a slot that asks earlier would get a job that another still runs.
 LISTEN_SECONDS = 3.0
-CLOSED = "closed"
+CLOSED, CANCELLED = "closed", "cancelled"
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Hub:
         self.slots: dict[str, dict[int, Place]] = {}
         self.warm: dict[str, str | None] = {}
         self.events: list[tuple[float, str, str, str]] = []
-        self.closed = False
+        self.closed = self.interrupted = False
         self.change = asyncio.Condition()
         self.born = time.time()
         self.watch: asyncio.Task[None] | None = None
@@ -87,6 +87,8 @@ class Hub:
         job = self.jobs.get(order.key) or self.ended.get(order.key)
         if job is None:
             job = self.jobs[order.key] = order.job()
+            if self.interrupted:
+                self._end(job, CANCELLED)
             await self._tell_all()
         async with self.change:
             await self.change.wait_for(lambda: job.last_step > after or job.end is not None)
@@ -100,7 +102,7 @@ class Hub:
         if (job := self.jobs.get(key)) is not None:
             job.cancelled = True
             if job.slot is None:
-                self._end(job, "cancelled")
+                self._end(job, CANCELLED)
             await self._tell_all()
 
     # For the slots.
@@ -150,7 +152,7 @@ class Hub:
         job = self._known(order)
         if job.slot in (slot, None) and job.end is None:
             self._log("finish", slot, job.key)
-            self._end(job, error or ("cancelled" if job.cancelled else "done"))
+            self._end(job, error or (CANCELLED if job.cancelled else "done"))
             await self._tell_all()
 
     # For the driver.
@@ -168,6 +170,12 @@ class Hub:
         """How long no running job was heard of; 0 when none runs."""
         running = [job.heard for job in self.jobs.values() if job.slot]
         return time.time() - max(running) if running else 0.0
+
+    async def interrupt(self) -> None:
+        """Every job ends at its next step; what was submitted later ends at once."""
+        self.interrupted = True
+        for key in list(self.jobs):
+            await self.cancel(key)
 
     async def close(self) -> None:
         """No more jobs: slots end when they ask next."""
@@ -201,7 +209,7 @@ class Hub:
         self._log("requeue", job.slot or "", f"{job.key}: {why}")
         job.slot = None
         if job.cancelled:
-            self._end(job, "cancelled")
+            self._end(job, CANCELLED)
         elif job.attempts >= self.attempts:
             self._end(job, f"gave up after {job.attempts} attempts without progress: {why}")
 
@@ -257,3 +265,8 @@ def write_log(hub: Any, path: Path) -> None:
     with path.open("a") as log:
         for when, what, slot, detail in ray.get(hub.drain_events.remote()):
             log.write(f"{when:.3f} {what} {slot} {detail}\n")
+
+
+def interrupt(hub: Any) -> None:
+    """Ends all jobs at their next step and waits until the hub has heard it."""
+    ray.get(hub.interrupt.remote())

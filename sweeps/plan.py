@@ -44,6 +44,10 @@ class Plan(BaseModel):
     gpus_per_worker: float | None = Field(default=None, ge=0)
     cpus_per_worker: float = Field(default=1.0, gt=0)
     micro_batch: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    converged: int | None = Field(default=None, ge=1)
+    keep_encoders: int = Field(default=1, ge=1)
+    optuna_storage: str | None = None
     patience_seconds: float = Field(default=900.0, gt=0)
 
     allow_incomplete: bool = False
@@ -164,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--trials", help="per cell; default 30")
     how.add_argument("--epochs", help="of stage 1; default 40, the paper's")
     how.add_argument("--seeds", help="of the confirmation on test; default 3 (ESC-50: its five folds)")
+    how.add_argument("--hours", help="after which no new trial begins")
+    how.add_argument("--converged", help="end a cell's search after so many trials without a better score")
     how.add_argument("--batch-sizes", help="to search, comma separated; default 16,32,64")
     how.add_argument("--chunks", help="chunk durations in seconds to search; default follows the clips' lengths")
     how.add_argument("--lr", help="of stage 1; default 5e-5, the paper's (3e-3 for the tiny backbones)")
@@ -175,6 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--name", help="of the sweep; the same name goes on with it; default sweep")
     where.add_argument("--storage", help="folder for prepared corpora, trials, results; default storage")
     where.add_argument("--tracking-uri", help="of MLflow; default a database in the storage folder")
+    where.add_argument(
+        "--optuna-storage", help="URL of a database, or journal:PATH; default SQLite in the sweep's folder"
+    )
+    where.add_argument("--keep-encoders", help="how many trials of each cell keep their encoder's weights; default 1")
     where.add_argument("--slots", help="trials at a time; default as many as the machine or cluster holds")
     where.add_argument("--workers-per-trial", help="Train workers that share one trial; default 1")
     where.add_argument("--gpus-per-worker", help="fractions share a GPU; default 1 where there are GPUs")

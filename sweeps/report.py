@@ -3,6 +3,7 @@ links).
 """
 
 import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -45,7 +46,6 @@ def show_plan(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console:
 
 
 def show_results(
-    plan: Plan,
     cells: Sequence[Cell],
     candidates: Sequence[Candidate],
     champions: Sequence[Registered],
@@ -96,6 +96,13 @@ def show_links(uri: str, experiment: str, champions: Sequence[Registered], conso
             soft_wrap=True,
             markup=False,
         )
+
+
+def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
+    """How to go on."""
+    command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
+    console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
+    console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
 def show_error(error: ValueError) -> None:

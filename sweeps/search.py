@@ -63,24 +63,24 @@ class Record(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result, assignment = trial.last_result or {}, trial.config["order"].work
-        if self.studies.closing and not result.get("ended"):
+        if self.studies.interrupted.is_set() and not result.get("ended"):
             return  # interrupted: it goes on at the next start, in the same MLflow run
         outcome = "failed" if result.get("failed") else "complete" if result.get("ended") else "pruned"
         why = f"{result['failed']}\n{assignment.recipe!r}" if outcome == "failed" else None
         self.tracker.end(assignment.key, outcome, why=why, files=assignment.folder)
         self.view.ended(trial.config["cell"], outcome, result.get(SCORE) if outcome == "complete" else None)
-        self._drop_encoders(trial.config["cell"])
+        self._tidy(self.studies.cells[trial.config["cell"]])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.tracker.end(trial.config["order"].key, "failed", why="Tune's own actor for this trial died three times.")
         self.view.ended(trial.config["cell"], "failed")
 
-    def _drop_encoders(self, cell_name: str) -> None:
-        """Only the best trials' encoders stay; those of trials still at work are not touched."""
-        cell = self.studies.cells[cell_name]
-        ended = selection.by_score(self.studies.history(cell))
-        stages = [cell.recipe(trial.params).stage for trial in ended]
+    def _tidy(self, cell: Cell) -> None:
+        """Disk grows with cells, not trials: the best encoders stay, and the latest checkpoints of pruned trials."""
+        stages = [cell.recipe(trial.params).stage for trial in selection.by_score(self.studies.history(cell))]
         self.store.keep_encoders(set(stages[: self.encoders_kept]), among=set(stages))
+        live = {asked.cell.recipe(asked.trial.params).stage for asked in self.studies.live.values()}
+        self.store.drop_checkpoints(keep=len(self.studies.cells), live=live)
 
 
 def run(studies: Studies, record: Record, hub: Any, *, slots: int, storage: Path) -> None:

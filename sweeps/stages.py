@@ -90,6 +90,12 @@ class StageStore:
                 (self.folder(stage) / "encoder").rename(doomed)  # whole or not at all, for readers too
                 shutil.rmtree(doomed)
 
+    def drop_checkpoints(self, *, keep: int, live: set[str]) -> None:
+        """Only the latest `keep` checkpoints of pruned stages stay, and those of the stages at work."""
+        resting = [path for path in (self.root / "inflight").glob("*.pt") if path.stem not in live]
+        for path in sorted(resting, key=lambda path: -path.stat().st_mtime)[keep:]:
+            path.unlink(missing_ok=True)
+
     def _put_encoder_back(self, key: str, temporary: Path) -> None:
         """A stage whose encoder had been dropped was trained again, for the encoder's sake."""
         self._rename(temporary / "encoder", self.folder(key) / "encoder")

@@ -5,6 +5,9 @@ Tune's own snapshots are stale after a kill, and its ASHA forgets its rungs, so 
 studies: finished trials count, running ones are adopted again under the same key and go on from their checkpoint.
 """
 
+import threading
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -25,6 +29,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 # The early score that pruning compares, and the final one that the search maximises.
 EARLY_SCORE, SCORE = "valid_knn", "valid_score"
+
+STARTUP_TRIALS = 5  # drawn at random before TPE has enough to go by
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,15 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     }
 
 
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: so many trials per cell, no new one after some hours, nor in a cell that has converged."""
+
+    trials: int
+    hours: float | None = None
+    converged: int | None = None  # so many complete trials in a row without a better score
+
+
 class Studies(Searcher):
     """Asks the least served cell's study for the next trial; tells it how the trial went."""
 
@@ -51,50 +66,29 @@ class Studies(Searcher):
         self,
         cells: Sequence[Cell],
         *,
-        trials: int,
+        budget: Budget,
         root: Path,
-        url: str,
+        storage: BaseStorage,
         seed: int = 0,
         early_stopping: bool = True,
         micro_batch: int | None = None,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         self.cells = {cell.name: cell for cell in cells}
-        self.trials, self.root, self.seed, self.early_stopping = trials, root, seed, early_stopping
-        self.micro_batch = micro_batch
+        self.budget, self.root, self.seed = budget, root, seed
+        self.early_stopping, self.micro_batch = early_stopping, micro_batch
         self.live: dict[str, Asked] = {}
         self.capacity: Callable[[], int] = lambda: 1
-        self.closing = False
-        connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-        storage = RDBStorage(url, engine_kwargs=connect)
-        self.studies = {cell.name: self._open(cell, storage, number) for number, cell in enumerate(cells)}
+        self.interrupted = threading.Event()
+        self.began = time.monotonic()
+        self.studies = {cell.name: _open(cell, storage) for cell in cells}
         self.orphans = [
             Asked(self.cells[name], optuna.trial.Trial(study, trial._trial_id))
             for name, study in self.studies.items()
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         ]
-        self.asked = {
-            name: sum(counts(trial) for trial in study.get_trials(deepcopy=False))
-            for name, study in self.studies.items()
-        }
-
-    def _open(self, cell: Cell, storage: RDBStorage, number: int) -> optuna.Study:
-        study = optuna.create_study(study_name=cell.name, storage=storage, direction="maximize", load_if_exists=True)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _whole(trial):  # the driver was killed inside ask()
-                study.tell(trial.number, state=TrialState.FAIL)
-        old = study.get_trials(deepcopy=False)
-        if not old:
-            study.enqueue_trial(cell.space.first_guess())
-        # The seed depends on the history: with a fixed one a resumed study would propose the same points again.
-        study.sampler = optuna.samplers.TPESampler(
-            seed=self.seed + 1000 * number + len(old), n_startup_trials=5, multivariate=True, constant_liar=True
-        )
-        # A third of the budget is always given; after that only the better half of what came so far goes on.
-        study.pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=max(1, cell.base.epochs // 3), reduction_factor=2
-        )
-        return study
+        self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
+        self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
     # What Tune calls.
 
@@ -102,21 +96,20 @@ class Studies(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        if self.closing or not self.remaining():
+        if self.interrupted.is_set() or not self.remaining():
             return Searcher.FINISHED
         # Never more trials than live slots: parameters asked early know less.
         if len(self.live) >= max(1, self.capacity()):
             return None
         asked = self.live[trial_id] = self.orphans.pop(0) if self.orphans else self._ask()
-        cell, number = asked.cell, asked.trial.number
         assignment = Assignment(
-            recipe=cell.recipe(asked.trial.params),
-            prepared=cell.prepared,
+            recipe=asked.cell.recipe(asked.trial.params),
+            prepared=asked.cell.prepared,
             root=self.root,
-            key=f"{cell.name}-{number:04d}",
+            key=f"{asked.cell.name}-{asked.trial.number:04d}",
             micro_batch=self.micro_batch,
         )
-        return {"cell": cell.name, "number": number, "order": order(assignment)}
+        return {"cell": asked.cell.name, "number": asked.trial.number, "order": order(assignment)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if EARLY_SCORE in result and not result.get("ended"):
@@ -124,14 +117,15 @@ class Studies(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         asked, result = self.live.pop(trial_id), result or {}
-        study = self.studies[asked.cell.name]
-        if self.closing and not result.get("ended"):
-            return  # interrupted, not lost: it stays RUNNING and is adopted at the next start
+        name, study = asked.cell.name, self.studies[asked.cell.name]
+        if self.interrupted.is_set() and not result.get("ended"):
+            return  # not lost: it stays RUNNING and is adopted at the next start
         if error or result.get("failed"):
             study.tell(asked.trial, state=TrialState.FAIL)
         elif result.get("ended"):
             asked.trial.set_user_attr("cost", result["cost"])
             study.tell(asked.trial, result[SCORE])
+            self.stale[name] = 0 if study.best_trial.number == asked.trial.number else self.stale[name] + 1
         else:
             study.tell(asked.trial, state=TrialState.PRUNED)
 
@@ -143,14 +137,14 @@ class Studies(Searcher):
         raise AssertionError("A sweep restarts from Optuna's storage, not from Tune's snapshot.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What Tune may pickle into its snapshot: nothing that holds a connection."""
-        return {"trials": self.trials}
+        """Nothing: Tune pickles its searcher into snapshots that nobody reads."""
+        return {}
 
     # For the sweep.
 
     def remaining(self) -> int:
         """How many trials are still to run or to finish."""
-        return sum(max(0, self.trials - asked) for asked in self.asked.values()) + len(self.orphans)
+        return sum(self._left(name) for name in self.cells) + len(self.orphans)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial's own study would prune it now. A trial that only fits a probe is never worth stopping."""
@@ -161,10 +155,30 @@ class Studies(Searcher):
         """All trials of a cell that count, in order."""
         return [trial for trial in self.studies[cell.name].get_trials(deepcopy=False) if counts(trial)]
 
+    def _left(self, name: str) -> int:
+        """How many trials a cell may still ask for."""
+        hours, converged = self.budget.hours, self.budget.converged
+        if hours is not None and time.monotonic() - self.began > 3600 * hours:
+            return 0
+        if converged is not None and self.stale[name] >= converged:
+            return 0
+        return max(0, self.budget.trials - self.asked[name])
+
     def _ask(self) -> Asked:
-        name = min((name for name in self.cells if self.asked[name] < self.trials), key=lambda name: self.asked[name])
+        """Of the least served cell; of equals, of the one whose best score is the freshest."""
+        open_cells = [name for name in self.cells if self._left(name)]
+        name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
+        study, asked = self.studies[name], self.asked[name]
+        # A seed per trial, from the history: a restart proposes what the undisturbed search would have, and never the
+        # same point twice.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=zlib.crc32(f"{self.seed} {name} {asked}".encode()),
+            n_startup_trials=STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,
+        )
         self.asked[name] += 1
-        return Asked(self.cells[name], self.studies[name].ask(distributions(self.cells[name].space)))
+        return Asked(self.cells[name], study.ask(distributions(self.cells[name].space)))
 
 
 class StudyStopping(FIFOScheduler):
@@ -193,6 +207,34 @@ def order(assignment: Assignment) -> Order:
     """An assignment as the hub takes it."""
     recipe = assignment.recipe
     return Order(assignment.key, assignment, stage=recipe.stage, warmth=f"{recipe.backbone} {recipe.fingerprint}")
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage behind a URL: any of SQLAlchemy's, or `journal:PATH` for a journal file."""
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+    connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=connect)
+
+
+def _open(cell: Cell, storage: BaseStorage) -> optuna.Study:
+    study = optuna.create_study(study_name=cell.name, storage=storage, direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _whole(trial):  # the driver was killed inside ask()
+            study.tell(trial.number, state=TrialState.FAIL)
+    if not any(counts(trial) or trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(cell.space.first_guess())
+    # A third of the epochs is always given; after that only the better half of what came so far goes on.
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=max(1, cell.base.epochs // 3), reduction_factor=2
+    )
+    return study
+
+
+def _since_best(trials: Sequence[FrozenTrial]) -> int:
+    """How many complete trials ended since the best one."""
+    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return len(values) - 1 - values.index(max(values)) if values else 0
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -38,7 +38,6 @@ def prepare(plan: Plan, console: Console) -> list[Task]:
         ValueError: all that is wrong with any of them, a paragraph each: they are looked at together before one is
         prepared.
     """
-    _check_writable(plan.folder)
     found = _together(plan.datasets, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
     names = [corpus.name for corpus in found]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -71,7 +70,8 @@ def _together(items: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]
     return made
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """ValueError where the sweep could not keep its files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
