@@ -28,7 +28,8 @@ from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
 
 PART_CLIPS = 32
-PATIENCE_SECONDS = 120  # for one clip; an hour of audio decodes in about one
+PATIENCE_SECONDS = 120.0  # for one clip; an hour of audio decodes in about one
+STARTING_SECONDS = 60.0  # for a process of its own to start in, on a busy machine
 PLAN = "plan.json"
 
 
@@ -40,7 +41,7 @@ def count_parts(clips: int) -> int:
 def prepare_part(folder: Path, number: int) -> int:
     """Decode part `number` of the plan in `folder` unless it is finished; its number of clips.
 
-    Runs in a worker process: a clip that hangs ends the process by SIGALRM.
+    Runs in a worker process: a clip that hangs ends the process by SIGALRM, and whoever started it starts it again.
     """
     clips = _plan(folder, (folder / PLAN).stat().st_mtime_ns)[number * PART_CLIPS : (number + 1) * PART_CLIPS]
     if read_part(folder, number) is None:
@@ -92,7 +93,9 @@ def _decode_part(folder: Path, number: int, clips: Iterable[Clip], journal: int)
 
 
 def _decode_in_time(clip: Clip) -> Int16[ndarray, " samples"]:
-    # SIGALRM's default action ends the process: Python's own handlers wait for native code to return.
+    """Decode here. SIGALRM's default action ends the process where Python's handlers would wait for native code."""
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # someone else's alarm clock
+        return to_int16(clip)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
     try:
         return to_int16(clip)
@@ -112,9 +115,10 @@ def _decode_alone(clip: Clip) -> Int16[ndarray, " samples"]:
     with tempfile.NamedTemporaryFile(suffix=".i16") as out:
         command = worker_command("alone", json.dumps(rows_of([clip])), out.name)
         try:
-            done = subprocess.run(command, env=worker_environment(), capture_output=True, timeout=PATIENCE_SECONDS)
+            timeout = STARTING_SECONDS + PATIENCE_SECONDS
+            done = subprocess.run(command, env=worker_environment(), capture_output=True, timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise Unreadable(f"not audio: decoding it takes over {PATIENCE_SECONDS} s") from None
+            raise Unreadable(f"not audio: decoding it takes over {PATIENCE_SECONDS:g} s") from None
         if done.returncode < 0:
             raise Unreadable(f"not audio: crashes the decoder ({signal.Signals(-done.returncode).name})")
         if done.returncode:
