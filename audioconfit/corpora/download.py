@@ -79,7 +79,10 @@ def _fetch(source: Source, remote: Archive | Hub, unfinished: Path, place: Path,
         _check_room(unfinished, 3 * remote.size)
         _fetch_all([archive], progress)
         shutil.rmtree(content, ignore_errors=True)  # an unpacking that was killed
-        unpack(archive.path, content)
+        try:
+            unpack(archive.path, content)
+        finally:
+            archive.path.unlink()  # unpacked it is not needed, broken it must not be taken for the archive again
     else:
         files = _listed(remote, content)
         _check_room(unfinished, sum(file.size for file in files))
