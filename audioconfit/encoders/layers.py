@@ -61,8 +61,10 @@ class GatedAttention(WavLMAttention):
         return hidden.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _gate(self, hidden: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch heads time 1"]:
-        projected = self.gru_rel_pos_linear(hidden).unflatten(-1, (2, 4)).sum(dim=-1)
-        update, reset = torch.sigmoid(projected).chunk(2, dim=-1)
+        # transformers projects to 2 x 4 numbers and adds up the four; here the weights are added up first.
+        weight = self.gru_rel_pos_linear.weight.unflatten(0, (2, 4)).sum(dim=1)
+        bias = self.gru_rel_pos_linear.bias.unflatten(0, (2, 4)).sum(dim=1)
+        update, reset = torch.sigmoid(F.linear(hidden, weight, bias)).chunk(2, dim=-1)
         return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
 
 

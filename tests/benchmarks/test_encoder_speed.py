@@ -1,0 +1,117 @@
+"""What the encoder's own layers cost and gain: `pytest -m benchmark tests/benchmarks/test_encoder_speed.py -s`.
+
+CPU seconds of one thread, both ways interleaved, medians of ratios: they hold on a machine that does other work too.
+Two layers of the base models' shape, random weights. About five minutes, most of it torch.compile.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+from audioconfit import encoders
+from audioconfit.encoders import Encoder
+from audioconfit.encoders.layers import GatedAttention, ValidGroupNorm
+
+pytestmark = pytest.mark.benchmark
+SHAPE = {"num_hidden_layers": 2, "attention_dropout": 0.0, "hidden_dropout": 0.0, "activation_dropout": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def gain(before: Callable[[], object], after: Callable[[], object], *, repeats: int = 5) -> float:
+    """How many times faster `after` is."""
+    for run in (before, after):
+        run()
+    return statistics.median(seconds(before) / seconds(after) for _ in range(repeats))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def infer(module: nn.Module, *inputs: Tensor) -> None:
+    with torch.inference_mode():
+        module.eval()(*inputs)
+
+
+def train(module: nn.Module, *inputs: Tensor) -> None:
+    module.train()
+    outputs = module(*inputs)
+    getattr(outputs, "last_hidden_state", outputs).sum().backward()
+
+
+def test_wavlm_attention_through_sdpa():
+    """At 2, 5 and 10 s; the transformer alone, since the convolutions are the same."""
+    theirs = transformers.WavLMModel(transformers.WavLMConfig(**SHAPE, layerdrop=0.0)).encoder
+    ours = transformers.WavLMModel(transformers.WavLMConfig(**SHAPE, layerdrop=0.0)).encoder
+    ours.load_state_dict(theirs.state_dict())
+    for module in ours.modules():
+        if isinstance(module, WavLMAttention):
+            module.__class__ = GatedAttention
+    gains = {}
+    for frames in (99, 249, 499):
+        hidden = torch.randn(4, frames, 768)
+        gains[frames] = [gain(partial(run, theirs, hidden), partial(run, ours, hidden)) for run in (infer, train)]
+        print(
+            f"\nWavLM through SDPA, {frames} frames: features {gains[frames][0]:.2f}x, training {gains[frames][1]:.2f}x"
+        )
+    assert gains[499][0] > 1.05
+    assert min(training for _, training in gains.values()) > 0.9
+
+
+def test_padding_costs_only_those_batches_that_hold_some():
+    encoder = Encoder("wav2vec2", transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)))
+    waveforms, lengths = torch.randn(4, 32_000), torch.tensor([32_000, 30_000, 25_000, 20_000])
+    plain, valid = nn.GroupNorm(512, 512), ValidGroupNorm(512, 512)
+    hidden = torch.randn(4, 512, 6_399)
+
+    def masked() -> None:
+        valid.steps = torch.full((4,), 6_000)
+        train(valid, hidden)
+
+    layer = gain(masked, partial(train, plain, hidden))
+    whole = gain(partial(train, encoder, waveforms, lengths), partial(train, encoder, waveforms))
+    print(f"\nGroupNorm over valid steps costs {layer:.1f} plain ones; the whole step with padding {whole:.2f} without")
+    assert whole < 1.3
+
+
+def test_no_gradient_towards_the_waveform():
+    with_gradient = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)).feature_extractor
+    without = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)).feature_extractor
+    without._requires_grad = False
+    # A fresh tensor each time: transformers switches its gradient on in place.
+    found = gain(lambda: train(with_gradient, torch.randn(4, 16_000)), lambda: train(without, torch.randn(4, 16_000)))
+    print(f"\nNo gradient towards the waveform: {found:.3f}x of the convolutions' step")
+    assert found > 1.0
+
+
+@pytest.mark.filterwarnings("ignore")  # inductor's and transformers', none of them ours
+@pytest.mark.parametrize("name", ["wav2vec2-tiny", "wavlm-tiny", "wav2vec2"])
+def test_compiled_encoder(name):
+    base = Encoder(name, transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)))
+    encoder = encoders.load(name) if name.endswith("tiny") else base
+    waveforms = torch.randn(8 if name.endswith("tiny") else 2, 16_000)
+    torch.compiler.reset()
+    compiled = torch.compile(encoder)
+    began = time.perf_counter()
+    train(compiled, waveforms)
+    compiling = time.perf_counter() - began
+    torch.testing.assert_close(compiled.eval()(waveforms), encoder.eval()(waveforms), rtol=1e-3, atol=1e-4)
+    found = gain(partial(train, encoder, waveforms), partial(train, compiled, waveforms))
+    print(f"\ntorch.compile of {name}: {found:.2f}x of a training step, after {compiling:.0f} s")
+    assert found > 0.8
