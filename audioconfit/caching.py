@@ -72,20 +72,25 @@ def rows_that_fit(embed: Embed, heaviest: Batch, parameters: Iterable[nn.Paramet
 
 
 def _fits(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> bool:
+    try:
+        _try_out(embed, batch, trained)
+        fits = True
+    except torch.OutOfMemoryError:
+        fits = False
+    # Not in a finally: while the error lives, its frames hold what should be freed.
+    for parameter in trained:
+        parameter.grad = None
+    torch.cuda.empty_cache()
+    return fits
+
+
+def _try_out(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> None:
     device = batch.waveforms.device
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
     headroom = int(GPU_HEADROOM * torch.cuda.get_device_properties(device).total_memory)
-    try:
-        room = torch.empty(moments + headroom, dtype=torch.uint8, device=device)
-        embed(batch).sum().backward()
-        del room
-    except torch.OutOfMemoryError:
-        return False
-    finally:
-        for parameter in trained:
-            parameter.grad = None
-        torch.cuda.empty_cache()
-    return True
+    room = torch.empty(moments + headroom, dtype=torch.uint8, device=device)
+    embed(batch).sum().backward()
+    del room  # held until here
 
 
 def _kept_bytes(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> int:

@@ -98,13 +98,16 @@ def fit(
 
     Raises:
         Diverged: the loss is not finite.
-        ValueError: batches that were made for another number of ranks; a checkpoint that is further than `epochs`.
+        ValueError: batches made for another number of ranks; a checkpoint that is further than `epochs`; a precision
+            that the device has not.
     """
     device = torch.device(device)
     if batches.world != ranks.world():
         raise ValueError(
             f"These batches are for {batches.world} workers, but {ranks.world()} train: make them with their number."
         )
+    if precision == "bf16" and device.type == "cuda" and best_precision(device) != "bf16":
+        raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision fp32.")
     run = _Run(encoder, head, loss, lr, warmup_steps, device, precision, compile)
     with randomness.private(seed, ranks.rank(), device):
         if checkpoint is not None and ranks.agree(checkpoint.exists()):
@@ -152,7 +155,7 @@ class _Run:
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device)
+        self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device).train()
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
         self._forward = torch.compile(self.encoder) if self.compile else self.encoder
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -236,9 +239,7 @@ class _Loop:
         self._steps_saved = run.steps
 
     def finish(self) -> bool:
-        """All epochs that are left, after telling again those that a checkpoint brought with it; False where told to
-        stop.
-        """
+        """Tell again the epochs that a checkpoint brought with it, then do those that are left; False where stopped."""
         told = all(self._tell(int(metrics["epoch"]), metrics) for metrics in self.run.curve)
         return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.epochs + 1))
 
