@@ -53,7 +53,7 @@ class Recipe(BaseModel):
     chunk_seconds: PositiveFloat = 3.0
     lr: PositiveFloat = 5e-5
     epochs: int = Field(default=40, ge=1)
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=30, ge=0)
     temperature: PositiveFloat = 0.1
     mining: Literal["multi_similarity", "hardest", "none"] = "multi_similarity"
     margin: float = Field(default=0.1, ge=0)
@@ -267,6 +267,8 @@ def _train(
         batch_size=recipe.batch_size,
         chunk_seconds=recipe.chunk_seconds,
         views=recipe.views,
+        multi_label=split.multi_label,
+        augment=recipe.augment,
         seed=recipe.seed,
         rank=ranks.rank(),
         world=ranks.world(),

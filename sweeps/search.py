@@ -1,5 +1,6 @@
 """The search phase: Tune asks the studies, the slots work, MLflow and the terminal are told."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Record(tune.Callback):
             params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage},
             tags=self.studies.cells[trial.config["cell"]].tags,
         )
+        # Beside the rate itself: the UI's axes are linear.
+        self.tracker.metrics(assignment.key, 0, {"log10_probe_lr": math.log10(recipe.probe_lr)})
         self.view.started(trial.config["cell"])
 
     def on_trial_result(

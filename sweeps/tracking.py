@@ -225,7 +225,7 @@ class Tracker:
         local = not self.uri.startswith("http")
         location = (self.folder / "artifacts").absolute().as_uri() if local else None
         experiment = self.client.create_experiment(self.sweep, artifact_location=location)
-        self.client.set_experiment_tag(experiment, view.TAG, view.trials())
+        self.client.set_experiment_tag(experiment, view.TAG, view.shared())
         return str(experiment)
 
 

@@ -13,6 +13,7 @@ NAME = "trials"
 TAG = f"mlflow.sharedViewState.{NAME}"
 SCORE = "valid_score"
 SEARCHED = ("batch_size", "chunk_seconds", "probe_lr")
+WIDE, PAIRED = "wide", "paired"  # a section with one column, where axes need room, and one with two
 COLUMNS = (
     f"metrics.`{SCORE}`",
     "metrics.`valid_uar`",
@@ -30,7 +31,7 @@ def link(address: str, experiment: str) -> str:
     return f"{address.rstrip('/')}/#/experiments/{experiment}/runs?{query}"
 
 
-def trials() -> str:
+def shared() -> str:
     """The shared view, as the tag's value."""
     facets = {
         "searchFilter": "tags.kind = 'trial'",
@@ -51,7 +52,7 @@ def trials() -> str:
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": _charts(),
-        "compareRunSections": [_section()],
+        "compareRunSections": [_section(WIDE, "What matters", 1), _section(PAIRED, "Trials", 2)],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -68,7 +69,6 @@ def trials() -> str:
 def _charts() -> list[dict[str, Any]]:
     parallel = {
         "type": "PARALLEL",
-        "displayName": "What matters",
         "selectedParams": ["backbone", "dataset", *SEARCHED],
         "selectedMetrics": [SCORE],
         "showAllRuns": True,
@@ -81,16 +81,11 @@ def _charts() -> list[dict[str, Any]]:
     }
     best = {"type": "BAR", "displayName": "Validation score", "metricKey": SCORE}
     curves = [_curve("valid_knn", "Validation (kNN) by epoch"), _curve("loss", "Stage-1 loss by epoch")]
+    charts = [(WIDE, parallel), *((PAIRED, chart) for chart in [*curves, rate, best])]
+    shared = {"runsCountToCompare": 100, "deleted": False, "isGenerated": False}
     return [
-        {
-            "uuid": f"chart-{number}",
-            "runsCountToCompare": 100,
-            "metricSectionId": "sweep",
-            "deleted": False,
-            "isGenerated": False,
-        }
-        | chart
-        for number, chart in enumerate([parallel, *curves, rate, best])
+        {"uuid": f"chart-{number}", "metricSectionId": section, **shared, **chart}
+        for number, (section, chart) in enumerate(charts)
     ]
 
 
@@ -108,14 +103,14 @@ def _curve(metric: str, title: str) -> dict[str, Any]:
     }
 
 
-def _section() -> dict[str, Any]:
+def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
     return {
-        "uuid": "sweep",
-        "name": "Sweep",
+        "uuid": uuid,
+        "name": name,
         "display": True,
         "isReordered": False,
         "deleted": False,
         "isGenerated": False,
-        "columns": 2,
+        "columns": columns,
         "cardHeight": 360,
     }

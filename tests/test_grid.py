@@ -1,0 +1,185 @@
+"""The command, on a real Ray and a real MLflow store: it does its job, goes on, and refuses what cannot work."""
+
+from collections import Counter
+from pathlib import Path
+
+import makers
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from mlflow import MlflowClient
+
+from audioconfit.classifier import Classifier
+from sweeps import grid
+
+BACKBONE = "wav2vec2-tiny"
+
+
+def command(storage: Path, *more: str, data: Path, trials: int = 2) -> list[str]:
+    return [
+        *("--datasets", str(data), "--backbones", BACKBONE, "--storage", str(storage), "--name", "try"),
+        *("--trials", str(trials), "--epochs", "2", "--seeds", "1", "--batch-sizes", "8", "--chunks", "0.25,0.5"),
+        *("--slots", "1", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return makers.tones(tmp_path_factory.mktemp("data") / "tones")
+
+
+@pytest.fixture(scope="module")
+def swept(local_ray: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage folder with a finished sweep of two trials in it."""
+    storage = tmp_path_factory.mktemp("storage")
+    assert grid.main(command(storage, data=data)) == 0
+    return storage
+
+
+def client(storage: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def kinds(storage: Path) -> Counter[tuple[str, str]]:
+    """MLflow's runs by kind and status."""
+    runs = client(storage).search_runs([client(storage).get_experiment_by_name("try").experiment_id])
+    return Counter((run.data.tags["kind"], run.info.status) for run in runs)
+
+
+def test_a_sweep_leaves_its_trials_its_cells_and_its_confirmation_finished(swept: Path) -> None:
+    found = kinds(swept)
+    assert found[("trial", "FINISHED")] >= 2
+    assert found[("cell", "FINISHED")] == 1
+    assert found[("confirmation", "FINISHED")] >= 1
+    assert {status for _, status in found} == {"FINISHED"}
+
+
+def test_a_trial_has_its_parameters_curve_scores_and_picture(swept: Path) -> None:
+    store = client(swept)
+    experiment = store.get_experiment_by_name("try").experiment_id
+    trial = store.search_runs([experiment], "tags.kind = 'trial' and tags.outcome = 'complete'")[0]
+    assert {"batch_size", "chunk_seconds", "probe_lr", "backbone", "signature"} <= set(trial.data.params)
+    assert {"valid_score", "valid_uar", "valid_macro_f1", "valid_knn", "loss"} <= set(trial.data.metrics)
+    assert not any(name.startswith("test") for name in trial.data.metrics)  # the search does not read test
+    assert [point.step for point in store.get_metric_history(trial.info.run_id, "loss")] == [1, 2]
+    assert {file.path for file in store.list_artifacts(trial.info.run_id)} >= {"confusion.png", "result.json"}
+
+
+def test_the_champion_loads_back_and_names_a_recording_as_in_training(swept: Path, data: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{swept / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/audioconfit-tones@champion")
+    recordings = sorted(data.rglob("*.wav"))
+    told = model.predict(pd.DataFrame({"audio": [recording.read_bytes() for recording in recordings]}))
+    folder = next((swept / "try" / "trials").glob("*-test-*/classifier"))
+    ours = Classifier.load(folder)
+    expected = [ours.probabilities(recording) for recording in recordings]
+    assert list(told["label"]) == [ours.classes[int(row.argmax())] for row in expected]
+    assert np.allclose(told["probability"], [float(row.max()) for row in expected], atol=1e-6)
+
+
+def test_the_champion_refuses_what_is_no_recording(swept: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{swept / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/audioconfit-tones@champion")
+    with pytest.raises(ValueError, match="not audio"):
+        model.predict(pd.DataFrame({"audio": [b"no recording"]}))
+
+
+def test_the_same_command_again_repeats_nothing(swept: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, results = kinds(swept), sorted((swept / "try" / "trials").glob("*/result.json"))
+    times = [path.stat().st_mtime for path in results]
+    assert grid.main(command(swept, data=data)) == 0
+    assert "all trials are done already" in capsys.readouterr().out
+    assert kinds(swept) == before
+    assert [path.stat().st_mtime for path in results] == times
+
+
+def test_more_trials_extend_the_sweep(swept: Path, data: Path) -> None:
+    before = kinds(swept)[("trial", "FINISHED")]
+    assert grid.main(command(swept, data=data, trials=before + 1)) == 0
+    assert kinds(swept)[("trial", "FINISHED")] == before + 1
+
+
+def test_other_epochs_under_the_same_name_are_refused(
+    swept: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert grid.main([*command(swept, data=data), "--epochs", "3"]) == 2
+    assert "epochs was 2, is 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert grid.main(command(tmp_path, "--dry-run", data=data)) == 0
+    assert "Nothing was started" in capsys.readouterr().out
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def silent(folder: Path) -> None:
+    soundfile.write(folder / "pitch-0" / "silent.wav", np.zeros(8000), makers.RATE)
+
+
+def test_broken_recordings_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = makers.tones(tmp_path / "tones")
+    (folder / "pitch-0" / "empty.wav").touch()
+    (folder / "pitch-0" / "text.wav").write_text("this is no recording")
+    silent(folder)
+    assert grid.main(command(tmp_path / "storage", "--dry-run", data=folder)) == 0
+    said = capsys.readouterr().out
+    assert "3 clips left out, 24 remain" in said
+    assert all(name in said for name in ("empty.wav", "text.wav", "silent.wav"))
+
+
+BAD = {
+    "an unknown dataset lists the known ones": (["--datasets", "emodb,nonsense"], ["nonsense", "esc50", "timit"]),
+    "an unknown backbone lists the known ones": (["--backbones", "nonsense"], ["nonsense", "wavlm", "hubert-tiny"]),
+    "a missing corpus says where it comes from": (["--datasets", "emodb", "--data", "none"], ["emodb", "wav", "none"]),
+    "no trials": (["--trials", "0"], ["--trials", "0"]),
+    "trials that are no number": (["--trials", "many"], ["--trials", "many"]),
+    "a chunk longer than every clip": (["--chunks", "9"], ["9 s", "0.50 s"]),
+    "a batch without a pair": (["--batch-sizes", "2"], ["--batch-sizes", "2"]),
+    "a name that is no folder": (["--name", "a/b"], ["--name", "a/b"]),
+    "an unknown method": (["--methods", "magic"], ["magic", "pairtune"]),
+    "an unknown protocol": (["--protocol", "magic"], ["magic"]),
+}
+
+
+@pytest.mark.parametrize("problem", BAD)
+def test_bad_input_ends_before_training(
+    problem: str, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more, expected = BAD[problem]
+    assert grid.main([*command(tmp_path, data=data), *more]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in expected), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_class_with_one_clip_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = makers.tones(tmp_path / "tones")
+    makers.tones(tmp_path / "one", classes=1, clips=1)
+    (tmp_path / "one" / "pitch-0").rename(folder / "lonely")
+    assert grid.main(command(tmp_path / "storage", data=folder)) == 2
+    assert "lonely" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [("sound,label\na.wav,x\n", "path"), ("path,label\nmissing.wav,x\nother.wav,y\n", "missing.wav")],
+    ids=["a missing column", "missing files"],
+)
+def test_a_bad_manifest_is_refused(
+    manifest: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(manifest)
+    assert grid.main(command(tmp_path / "storage", data=path)) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_storage_that_cannot_be_written_is_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert grid.main(command(tmp_path / "file", data=data)) == 2
+    assert "cannot write" in capsys.readouterr().err
