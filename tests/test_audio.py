@@ -93,7 +93,7 @@ def test_any_rate_gives_the_length_it_should(rate: int, samples: int) -> None:
     ones = np.ones(samples, np.float32)
     resampled = audio.resample(ones, rate, 16_000)
     assert len(resampled) == -(-samples * 16_000 // rate)
-    assert np.abs(resampled).max() < 1.2
+    assert np.abs(resampled).max() < 2
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:

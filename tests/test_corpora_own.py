@@ -42,8 +42,15 @@ def test_folders_called_after_splits_give_the_split(tmp_path: Path) -> None:
 
 
 def test_files_outside_the_class_folders_are_mentioned(tmp_path: Path) -> None:
-    touch(tmp_path, ["crow/1.wav", "stray.wav"])
+    touch(tmp_path, ["crow/1.wav", "wren/1.wav", "stray.wav"])
     assert "1 audio files lie outside" in corpora.load(str(tmp_path), tmp_path).notes[0]
+
+
+def test_a_single_class_is_refused_by_name(tmp_path: Path) -> None:
+    """Also what happens when the folder of a known corpus is given as one's own."""
+    touch(tmp_path / "emodb", ["wav/03a01Fa.wav", "wav/03a01Wa.wav"])
+    with pytest.raises(ValueError, match="a single class, 'wav'"):
+        corpora.load(str(tmp_path / "emodb"), tmp_path)
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
@@ -76,10 +83,10 @@ def test_tsv_parquet_and_other_words_for_columns_are_the_same_manifest(
 
 
 def test_a_metadata_table_beside_the_files_is_a_manifest(tmp_path: Path) -> None:
-    touch(tmp_path / "birds", ["a.wav"])
-    (tmp_path / "birds" / "metadata.csv").write_text("file_name,label\na.wav,crow\n")
+    touch(tmp_path / "birds", ["a.wav", "b.wav"])
+    (tmp_path / "birds" / "metadata.csv").write_text("file_name,label\na.wav,crow\nb.wav,wren\n")
     corpus = corpora.load("birds", tmp_path)
-    assert (corpus.name, corpus.classes) == ("birds", ("crow",))
+    assert (corpus.name, corpus.classes) == ("birds", ("crow", "wren"))
 
 
 def test_a_bar_separates_the_labels_of_a_clip(manifest: Callable[..., Corpus]) -> None:
@@ -106,7 +113,7 @@ def test_stretches_of_one_recording_share_a_group(manifest: Callable[..., Corpus
         ("path,label\na.wav,\n", r"line 2: no label for a\.wav"),
         ("path,label\n,crow\n", "line 2: no path"),
         ("path,label,split\na.wav,crow,trian\n", "line 2: unknown split 'trian'; choose one of train, valid, test"),
-        ("path,label,split\na.wav,crow,train\nb.wav,crow,\n", r"a split for 1 of 2 clips; b\.wav has none"),
+        ("path,label,split\na.wav,crow,train\nb.wav,wren,\n", r"a split for 1 of 2 clips; b\.wav has none"),
         ("path,label,start,end\na.wav,crow,2,1\n", "line 2: end 1.0 s does not lie after start 2.0 s"),
         ("path,label,start\na.wav,crow,soon\n", "line 2: start is 'soon', not a number of seconds"),
         ("path,label,start\na.wav,crow,nan\n", "start is 'nan'"),

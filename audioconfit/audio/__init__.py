@@ -5,11 +5,11 @@ waveforms = audio.load(folder)                 # on a worker: nothing but the fo
 waveforms[clip.key]                            # int16, a view into the memory-mapped file
 """
 
-from audioconfit.audio.decoding import SAMPLE_RATE, Unreadable, decode, duration
+from audioconfit.audio.decoding import SAMPLE_RATE, SCALE, Unreadable, decode, duration
 from audioconfit.audio.parts import to_int16
 from audioconfit.audio.preparing import prepare
 from audioconfit.audio.resampling import resample
-from audioconfit.audio.waveforms import SCALE, Fault, Waveforms, load
+from audioconfit.audio.waveforms import Fault, Waveforms, load
 
 __all__ = [
     "SAMPLE_RATE",

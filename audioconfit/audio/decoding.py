@@ -16,6 +16,7 @@ from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
 
 SAMPLE_RATE = 16_000
+SCALE = 32_768  # int16 / SCALE is the float waveform; 16-bit recordings at 16 kHz are kept bit by bit
 SHORTEST_SECONDS = 0.01  # no frame of anything fits; each backbone has its own, longer limit beside this one
 RATES = (1_000, 400_000)  # Hz; a header that says anything else is broken
 BLOCK_SAMPLES = 1 << 20  # read at once, over all channels: a header's length is a claim, not a size to allocate
@@ -33,17 +34,23 @@ def decode(clip: Clip) -> Float32[ndarray, " samples"]:
     """
     with _opened(clip) as file:
         samples, rate = _read(file, clip), file.samplerate
-    if not np.isfinite(samples).all():
+    peak = _peak(samples)
+    if not np.isfinite(peak):
         raise Unreadable("non-finite")
-    if not samples.any():
-        raise Unreadable("silent" if len(samples) else "empty")
+    if peak == 0:
+        raise Unreadable("silent")
     if len(samples) < SHORTEST_SECONDS * rate:
         raise Unreadable(f"too short: {len(samples) / rate:.4f} s")
     samples = resample(samples, rate, SAMPLE_RATE)
-    peak = np.abs(samples).max()
+    peak = _peak(samples)
     if not np.isfinite(peak):
         raise Unreadable("non-finite")
     return samples / peak if peak > 1 else samples
+
+
+def _peak(samples: Float32[ndarray, " samples"]) -> np.float32:
+    """The largest magnitude; NaN if any sample is."""
+    return max(samples.max(), -samples.min())
 
 
 def duration(clip: Clip) -> float:
@@ -65,7 +72,7 @@ def _opened(clip: Clip) -> Iterator[soundfile.SoundFile]:
             yield file
     except Unreadable:
         raise
-    except Exception as error:  # of whatever kind: half a dozen libraries parse here, what they raise is the clip's fault
+    except Exception as error:  # of whatever kind: what half a dozen parsers raise is the clip's fault
         raise Unreadable(f"not audio: {_reason(error, clip.path)}") from error
 
 
@@ -89,18 +96,20 @@ def _read(file: soundfile.SoundFile, clip: Clip) -> Float32[ndarray, " samples"]
     if first:
         file.seek(first)
     step = ceil(BLOCK_SAMPLES / file.channels)
+    dtype = "int16" if file.subtype == "PCM_16" else "float32"  # numpy turns integers into floats faster
     blocks = []
     while left is None or left > 0:
-        block = file.read(step if left is None else min(step, left), dtype="float32", always_2d=True)
+        block = file.read(step if left is None else min(step, left), dtype=dtype, always_2d=True)
         if not len(block):
             break
-        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
         if len(block) < step:
             break
         left = None if left is None else left - len(block)
     if not blocks:
         raise Unreadable("empty")
-    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    samples = (np.concatenate(blocks) if len(blocks) > 1 else blocks[0]).astype(np.float32, copy=False)
+    return samples * np.float32(1 / SCALE) if dtype == "int16" else samples
 
 
 def _reason(error: Exception, path: Path) -> str:

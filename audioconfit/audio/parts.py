@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Int16
 from numpy import ndarray
 
-from audioconfit.audio.decoding import Unreadable, decode
-from audioconfit.audio.waveforms import SCALE, clips_of, rows_of, write_whole
+from audioconfit.audio.decoding import SCALE, Unreadable, decode
+from audioconfit.audio.waveforms import clips_of, rows_of, write_whole
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
 
@@ -84,7 +84,7 @@ def _decode_part(folder: Path, number: int, clips: Iterable[Clip], journal: int)
                     samples = _decode_in_time(clip)
                     os.ftruncate(journal, len(begun))
                 out.write(samples.tobytes())
-                entries.append([len(samples), _digest(clip)])
+                entries.append([len(samples), digest(clip)])
             except Unreadable as fault:
                 os.ftruncate(journal, len(begun))
                 entries.append([str(fault)])
@@ -107,7 +107,8 @@ def to_int16(clip: Clip) -> Int16[ndarray, " samples"]:
     """The decoded clip as it is kept."""
     if not clip.path.is_file():
         raise Unreadable("missing")
-    return np.rint(decode(clip) * SCALE).clip(-SCALE, SCALE - 1).astype(np.int16)
+    samples = decode(clip) * np.float32(SCALE)
+    return np.minimum(np.rint(samples, out=samples), SCALE - 1, out=samples).astype(np.int16)
 
 
 def _decode_alone(clip: Clip) -> Int16[ndarray, " samples"]:
@@ -137,7 +138,7 @@ def worker_environment() -> dict[str, str]:
     return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
-def _digest(clip: Clip) -> str:
+def digest(clip: Clip) -> str:
     """Hash of the recording as it is stored: unlike decoded samples it does not depend on the machine's arithmetic."""
     if clip.row is not None:
         return hashlib.blake2b(parquet.audio_bytes(clip.path, clip.row)[0], digest_size=16).hexdigest()

@@ -50,7 +50,7 @@ def prepare(
     map(function, part numbers): a cluster passes one that runs the function on its nodes, which see `folder` too.
     ValueError if a class is left without audio; other faults are listed in the result.
     """
-    stamps = _stamps(corpus)
+    folder, stamps = folder.absolute(), _stamps(corpus)
     identity = _identity(corpus, stamps)
     if not _up_to_date(folder, identity):
         folder.mkdir(parents=True, exist_ok=True)

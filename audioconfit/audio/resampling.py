@@ -2,7 +2,7 @@
 
 torchaudio.functional.resample multiplies with every tap between two rates' common periods, most of them zero (441 of
 459 from 22 050 Hz to 16 kHz). Neighbouring outputs share their taps here, so that a recording is a few dozen small
-matrix products: 0.14 ms for 2 s at 22 050 Hz on one core against 0.48 ms (and 0.33 ms for soxr's HQ). The same numbers
+matrix products: 0.06 ms for 2 s at 22 050 Hz on one core against 0.51 ms (and 0.35 ms for soxr's HQ). The same numbers
 to 1e-4 (torchaudio computes its taps in single precision), and a process that prepares starts without torch.
 """
 
@@ -22,33 +22,33 @@ FINEST = 640  # 11 025 Hz to 16 kHz is 441:640; a rate such as 22 051 Hz takes t
 
 def resample(samples: Float32[ndarray, " in"], rate: int, target: int) -> Float32[ndarray, " out"]:
     """`samples` at `rate` Hz as ceil(samples * target / rate) samples at `target` Hz."""
-    ratio = Fraction(rate, target).limit_denominator(FINEST)
-    if ratio == 1 or not len(samples):
+    if rate == target or not len(samples):
         return samples
-    period_in, period_out, blocks = _filters(ratio.numerator, ratio.denominator)
+    period_in, period_out, blocks = _filters(rate, target)
     length = ceil(len(samples) * target / rate)
     periods = ceil(length / period_out)
-    before = -min(first for first, _ in blocks)
-    after = max(0, (periods - 1) * period_in + max(first + len(taps) for first, taps in blocks) - len(samples))
-    padded = np.pad(samples, (before, after))
-    step = padded.strides[0]
-    out = np.empty((periods, period_out), np.float32)
-    column = 0
-    for first, taps in blocks:
+    before = -blocks[0][0]
+    last, taps = blocks[-1]
+    padded = np.zeros(max(before + len(samples), before + (periods - 1) * period_in + last + len(taps)), np.float32)
+    padded[before : before + len(samples)] = samples
+    step, out = padded.itemsize, np.empty((periods, period_out), np.float32)
+    for column, (first, taps) in zip(range(0, period_out, BLOCK), blocks, strict=True):
         shape, strides = (periods, len(taps)), (period_in * step, step)
-        windows = np.lib.stride_tricks.as_strided(padded[before + first :], shape, strides, writeable=False)
-        out[:, column : column + taps.shape[1]] = windows @ taps
-        column += taps.shape[1]
+        windows = np.ndarray(shape, np.float32, padded, (before + first) * step, strides)  # as_strided takes 6 us
+        np.matmul(windows, taps, out=out[:, column : column + BLOCK])
     return out.reshape(-1)[:length]
 
 
-@lru_cache(maxsize=16)
-def _filters(down: int, up: int) -> tuple[int, int, list[tuple[int, Float32[ndarray, "taps outputs"]]]]:
-    """(inputs per period, outputs per period, [(first input of a block, its filter matrix)]) for the ratio down:up."""
-    repeat = ceil(BLOCK / up)
-    period_in, period_out = down * repeat, up * repeat
+@lru_cache(maxsize=64)
+def _filters(rate: int, target: int) -> tuple[int, int, list[tuple[int, Float32[ndarray, "taps outputs"]]]]:
+    """(inputs per period, outputs per period, [(first input of a block, its filter matrix)]), in the inputs' order."""
+    ratio = Fraction(rate, target).limit_denominator(FINEST)
+    down, up = ratio.numerator, ratio.denominator
     cutoff = ROLLOFF * min(1.0, up / down)  # of the input's Nyquist frequency
     reach = ZERO_CROSSINGS / cutoff
+    # Several periods are taken as one so that the windows of a block do not overlap: BLAS takes those where they lie.
+    repeat = ceil(max(BLOCK / up, (BLOCK * down / up + 2 * reach + 3) / down))
+    period_in, period_out = down * repeat, up * repeat
     blocks = []
     for start in range(0, period_out, BLOCK):
         centres = np.arange(start, min(start + BLOCK, period_out)) * (down / up)

@@ -16,7 +16,6 @@ from audioconfit.audio.decoding import SAMPLE_RATE
 from audioconfit.corpora.clips import Clip, Corpus
 
 FORMAT = 1  # of the store, and of the numbers in it: a change of decoding or resampling raises it
-SCALE = 32_768  # int16 / SCALE is the float waveform; 16-bit recordings at 16 kHz are kept bit by bit
 INDEX, SAMPLES = "index.json", "samples.i16"
 
 
@@ -106,8 +105,11 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def rows_of(clips: Iterable[Clip]) -> list[list[Any]]:
-    """Clips as JSON rows, in the order of Clip's fields."""
-    return [[c.key, str(c.path), c.labels, c.group, c.split, c.fold, c.start, c.end, c.row, c.name] for c in clips]
+    """Clips as JSON rows, in the order of Clip's fields; paths absolute, since whoever reads them may be elsewhere."""
+    return [
+        [c.key, str(c.path.absolute()), c.labels, c.group, c.split, c.fold, c.start, c.end, c.row, c.name]
+        for c in clips
+    ]
 
 
 def clips_of(rows: Iterable[list[Any]]) -> tuple[Clip, ...]:

@@ -46,8 +46,9 @@ def check_complete(corpus: Corpus) -> None:
     if source is None or corpus.generated:
         return
     if len(corpus.clips) < COMPLETE * source.clip_count or len(corpus.classes) < source.class_count:
+        where = f" in {corpus.folder}" if corpus.folder else ""
         raise ValueError(
-            f"{source.title} in {corpus.folder} is incomplete: {len(corpus.clips)} of {source.clip_count} clips, "
+            f"{source.title}{where} is incomplete: {len(corpus.clips)} of {source.clip_count} clips, "
             f"{len(corpus.classes)} of {source.class_count} classes. Complete it ({source.how}), "
             "or pass --allow-incomplete to work on what is there."
         )

@@ -43,6 +43,9 @@ def _corpus(name: str, folder: Path, clips: Iterable[Clip], notes: tuple[str, ..
     clips = tuple(clips)
     if not clips:
         raise ValueError(f"{folder} holds no clips.")
+    classes = sorted({label for clip in clips for label in clip.labels})
+    if len(classes) < 2:
+        raise ValueError(f"{folder} holds a single class, {classes[0]!r}; a classifier takes two or more.")
     given = sum(clip.split is not None for clip in clips)
     if 0 < given < len(clips):
         without = next(clip.key for clip in clips if clip.split is None)

@@ -55,8 +55,8 @@ def rows(folder: Path, paths: list[Path] | None = None) -> Iterator[Row]:
 
 def split_of(path: Path) -> str | None:
     """The split that a file's path names: data/train-00000-of-00001.parquet, spanish/test/0.parquet."""
-    words = [*path.parts[:-1][::-1], path.name.split(".")[0].split("-")[0].split("_")[0]]
-    return next((split for word in reversed(words) if (split := split_name(word))), None)
+    words = [path.name.split(".")[0].split("-")[0].split("_")[0], *reversed(path.parts[:-1])]
+    return next((split for word in words if (split := split_name(word))), None)
 
 
 def audio_bytes(path: Path, number: int) -> tuple[bytes, str]:
