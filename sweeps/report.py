@@ -31,7 +31,7 @@ def show_plan(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console:
         data.add_row(task.dataset, str(len(corpus.clips)), str(len(corpus.classes)), sides, minutes, str(task.folds))
     console.print(data)
     grid = Table(title="Cells", title_justify="left", header_style="dim")
-    for heading in ("cell", "trials", "batch sizes", "chunks (s)", "stage-1 runs at most", "confirmation runs"):
+    for heading in ("cell", "trials", "batch sizes", "chunks (s)", "stage 1 runs", "test runs"):
         grid.add_column(heading)
     folds = {task.dataset: task.folds for task in tasks}
     for cell in cells:

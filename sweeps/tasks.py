@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audioconfit import audio, corpora, splits
+from audioconfit import audio, catalogue, corpora, splits
 from audioconfit.audio import Waveforms
-from audioconfit.corpora import Corpus
+from audioconfit.catalogue import State
+from audioconfit.corpora import CORPORA, Corpus, download
 from audioconfit.splits import Split
 from sweeps.plan import Plan
 
@@ -35,14 +36,49 @@ def prepare(plan: Plan, console: Console) -> list[Task]:
     """Every dataset of the plan.
 
     Raises:
-        ValueError: all that is wrong with any of them, a paragraph each: they are looked at together before one is
-        prepared.
+        ValueError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
     """
-    found = _together(plan.datasets, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
-    names = [corpus.name for corpus in found]
-    if twice := {name for name in names if names.count(name) > 1}:
+    names = _there(plan, console)
+    found = _together(names, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
+    called = [corpus.name for corpus in found]
+    if twice := {name for name in called if called.count(name) > 1}:
         raise ValueError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
     return _together(found, lambda corpus: _task(corpus, plan, console))
+
+
+def _there(plan: Plan, console: Console) -> list[str]:
+    """The datasets to sweep over: fetched where the plan says so, without the missing ones where it says so."""
+    known = [name for name in plan.datasets if name in CORPORA]
+    if plan.download:
+        for state in catalogue.states(plan.data, known):
+            if state.status == "download":
+                _fetch(state.source.name, plan.data, console)
+    states = catalogue.states(plan.data, known)
+    lacking = [state.source.name for state in states if not _can_be_used(state, plan)]
+    if len(known) == 1 or not lacking:
+        return list(plan.datasets)  # a single one explains itself where it is loaded
+    console.print(catalogue.listing(states))
+    rest = [name for name in plan.datasets if name not in lacking]
+    if not (plan.skip_missing and rest):
+        raise ValueError(
+            f"not ready: {', '.join(lacking)}. --download fetches those that are free, --skip-missing sweeps over the rest"
+        )
+    console.print(f"[yellow]left out: {', '.join(lacking)}[/yellow]")
+    return rest
+
+
+def _can_be_used(state: State, plan: Plan) -> bool:
+    return state.there or (state.status == "incomplete" and plan.allow_incomplete)
+
+
+def _fetch(name: str, data: Path, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(f"downloading {name}", total=None)
+        try:
+            download.fetch(name, data, progress=lambda done, total: bar.update(line, completed=done, total=total))
+        except ConnectionError as error:
+            raise ValueError(f"{name} could not be downloaded: {error}") from None
 
 
 def _task(corpus: Corpus, plan: Plan, console: Console) -> Task:

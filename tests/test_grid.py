@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from mlflow import MlflowClient
 
+from audioconfit import synthesis
 from audioconfit.classifier import Classifier
 from sweeps import grid
 
@@ -153,6 +154,27 @@ def test_bad_input_ends_before_training(
     assert all(word in said for word in expected), said
     assert "Traceback" not in said
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_all_on_a_machine_that_lacks_some_shows_the_state_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = ["--datasets", "all", "--data", str(tmp_path), "--storage", str(tmp_path / "storage")]
+    assert grid.main(everything) == 2
+    shown = capsys.readouterr()
+    for name in ("emodb", "esc50", "gtzan", "mswc-indonesian", "mswc-spanish", "timit"):
+        assert name in shown.out
+    assert "--skip-missing" in shown.err
+    assert "TRAIN and TEST" in shown.out  # TIMIT must be brought
+
+
+def test_skip_missing_sweeps_over_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthesis.write("emodb", tmp_path)
+    everything = ["--datasets", "emodb,timit", "--data", str(tmp_path), "--storage", str(tmp_path / "storage")]
+    assert grid.main([*everything, "--dry-run", "--skip-missing", "--backbones", BACKBONE]) == 0
+    shown = capsys.readouterr().out
+    assert "left out: timit" in shown
+    assert "1 cells" in shown
 
 
 def test_a_class_with_one_clip_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
