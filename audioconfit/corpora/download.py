@@ -5,6 +5,7 @@ download.fetch("esc50", data, progress=lambda done, total: ...)      # bytes
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tarfile
@@ -18,18 +19,17 @@ from fnmatch import fnmatch
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile
+from typing import TypeVar
+from urllib.parse import quote
 
 from audioconfit.corpora import CORPORA
 from audioconfit.corpora.sources import Archive, Hub, Source
 
+Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
 HUB = "https://huggingface.co"
 ATTEMPTS = 4
-PAUSE_SECONDS = 2.0  # before the second attempt, twice as long before each further one
+PAUSE_SECONDS = 1.0  # before the second attempt, 3 and 7 times as long before the next ones
 TIMEOUT_SECONDS = 60.0
 BLOCK_BYTES = 1 << 18
 
@@ -99,27 +99,53 @@ def _hub() -> str:
 
 
 def _listed(hub: Hub, folder: Path) -> list[Remote]:
-    """The repository's files that match, with the sizes and checksums that the hub states."""
-    try:
-        tree = list(HfApi(endpoint=_hub()).list_repo_tree(hub.repository, recursive=True, repo_type="dataset"))
-    except (HfHubHTTPError, OSError) as error:
-        raise ConnectionError(f"{_hub()} does not list data set {hub.repository}: {error}") from error
-    files = [item for item in tree if isinstance(item, RepoFile)]
-    matching = [file for file in files if any(fnmatch(file.path, pattern) for pattern in hub.patterns)]
+    """The repository's files that match, with the sizes and checksums that the hub states.
+
+    The hub's plain HTTP interface: its client library would ask more than this and check no checksum.
+    """
+    address = f"{_hub()}/api/datasets/{hub.repository}/tree/main?recursive=true"
+    tree = json.loads(_patiently(address, lambda: _read(address)))
+    files = {item["path"]: item for item in tree if item["type"] == "file"}
+    matching = [path for path in files if any(fnmatch(path, pattern) for pattern in hub.patterns)]
     if not matching:
-        shown = ", ".join(file.path for file in files[:10])
+        shown = ", ".join(list(files)[:10])
         raise ValueError(f"Data set {hub.repository} has no file like {' or '.join(hub.patterns)}; it has {shown}.")
-    for file in matching:
-        _check_inside(file.path)
+    for path in matching:
+        _check_inside(path)
+    start = f"{_hub()}/datasets/{hub.repository}/resolve/main"
     return [
-        Remote(
-            hf_hub_url(hub.repository, file.path, repo_type="dataset", endpoint=_hub()),
-            folder / file.path,
-            file.size,
-            file.lfs.sha256 if file.lfs else None,
-        )
-        for file in matching
+        Remote(f"{start}/{quote(path)}", folder / path, files[path]["size"], files[path].get("lfs", {}).get("oid"))
+        for path in matching
     ]
+
+
+def _read(address: str) -> bytes:
+    with _open(address, {}) as answer:
+        return answer.read()
+
+
+def _patiently(address: str, ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns, asked again while the network or the server is in trouble."""
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE_SECONDS * (2**attempt - 1))
+        try:
+            return ask()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500 and error.code not in (408, 429):
+                raise ConnectionError(f"{address} answers {error.code} {error.reason}.") from error
+            failure: Exception = error
+        except (OSError, HTTPException) as error:
+            failure = error
+    raise ConnectionError(
+        f"{address} failed {ATTEMPTS} times ({failure}). The same command goes on where it broke off."
+    ) from failure
+
+
+def _open(address: str, headers: dict[str, str]) -> HTTPResponse:
+    request = urllib.request.Request(address, headers={"User-Agent": "audioconfit", **headers})
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    return response
 
 
 # --- one file -----------------------------------------------------------------------------------------------------
@@ -142,23 +168,7 @@ def _fetch_file(file: Remote, progress: Progress) -> None:
         return
     file.path.parent.mkdir(parents=True, exist_ok=True)
     part = file.path.with_name(f"{file.path.name}.part")
-    for attempt in range(ATTEMPTS):
-        try:
-            _stream(file, part, progress)
-            break
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
-                raise ConnectionError(f"{file.url} answers {error.code} {error.reason}.") from error
-            failure: Exception = error
-        except (OSError, HTTPException) as error:
-            failure = error
-        if attempt == ATTEMPTS - 1:
-            there = part.stat().st_size if part.exists() else 0
-            raise ConnectionError(
-                f"Downloading {file.url} failed {ATTEMPTS} times, {there / 1e6:.1f} MB are there ({failure}). "
-                "The same command goes on from there."
-            ) from failure
-        time.sleep(PAUSE_SECONDS * 2**attempt)
+    _patiently(file.url, lambda: _stream(file, part, progress))
     if file.sha256 is not None:
         found = _sha256(part)
         if found != file.sha256:
@@ -171,16 +181,12 @@ def _stream(file: Remote, part: Path, progress: Progress) -> None:
     """Append to `part` what it lacks. A server whose file changed meanwhile sends it whole, and part starts over."""
     validator = part.with_name(f"{part.name}.etag")
     there = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "audioconfit"}
-    if there and validator.exists():
-        headers |= {"Range": f"bytes={there}-", "If-Range": validator.read_text()}
+    known = there > 0 and validator.exists()
     try:
-        response: HTTPResponse = urllib.request.urlopen(
-            urllib.request.Request(file.url, headers=headers), timeout=TIMEOUT_SECONDS
-        )
+        response = _open(file.url, {"Range": f"bytes={there}-", "If-Range": validator.read_text()} if known else {})
     except urllib.error.HTTPError as error:
-        error.close()
         if error.code == 416:  # nothing is missing, or it is longer than the file: the checksum or a new start tells
+            error.close()
             _start_over(file, part)
             return
         raise
