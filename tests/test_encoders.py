@@ -411,7 +411,9 @@ def test_other_architectures_are_refused(tmp_path):
         encoders.load(str(tmp_path))
 
 
-def test_unreachable_hub_says_what_to_do_instead():
+def test_unreachable_hub_says_what_to_do_instead(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)  # which reads a file of the user's
     with pytest.raises(
         ValueError, match=r"No weights for 'no-such-organisation/no-such-model'.*--backbones /path/to/folder"
     ):
