@@ -289,6 +289,19 @@ def test_a_killed_preparation_goes_on_behind_its_finished_parts(tmp_path: Path) 
     assert sorted(path.name for path in store.iterdir()) == [".lock", "index.json", "samples.i16"]
 
 
+def test_recordings_that_vanish_on_the_way_leave_no_store_without_them(tmp_path: Path) -> None:
+    corpus, store = corpus_of(tmp_path / "birds", 4), tmp_path / "store"
+
+    def unplugged(function: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
+        (tmp_path / "birds").rename(tmp_path / "elsewhere")
+        yield from map(function, numbers)
+
+    with pytest.raises(ValueError, match=r"birds: 4 recordings vanished on the way, such as .*0000\.wav"):
+        audio.prepare(corpus, store, map=unplugged)
+    (tmp_path / "elsewhere").rename(tmp_path / "birds")
+    assert not audio.prepare(corpus, store).faults
+
+
 # --- decoders that crash or hang ----------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ PART_CLIPS = 32
 PATIENCE_SECONDS = 120.0  # for one clip; an hour of audio decodes in about one
 STARTING_SECONDS = 60.0  # for a process of its own to start in, on a busy machine
 PLAN = "plan.json"
+MISSING = "missing"
 
 
 def count_parts(clips: int) -> int:
@@ -106,7 +107,7 @@ def _decode_in_time(clip: Clip) -> Int16[ndarray, " samples"]:
 def to_int16(clip: Clip) -> Int16[ndarray, " samples"]:
     """The decoded clip as it is kept."""
     if not clip.path.is_file():
-        raise Unreadable("missing")
+        raise Unreadable(MISSING)
     samples = decode(clip) * np.float32(SCALE)
     return np.minimum(np.rint(samples, out=samples), SCALE - 1, out=samples).astype(np.int16)
 

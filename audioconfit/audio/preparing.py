@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from audioconfit.audio.parts import (
+    MISSING,
     PART_CLIPS,
     PLAN,
     count_parts,
@@ -57,6 +58,7 @@ def prepare(
         with _locked(folder / ".lock"):
             if not _up_to_date(folder, identity):
                 _decode(corpus, folder, identity, workers, progress, map)
+                _check_there(load(folder), corpus, stamps, folder)
     waveforms = load(folder)
     waveforms.check_classes()
     return waveforms
@@ -70,8 +72,7 @@ def _decode(
         shutil.rmtree(stale)
     (folder / INDEX).unlink(missing_ok=True)
     parts.mkdir(exist_ok=True)
-    if not (parts / PLAN).exists():
-        write_whole(parts / PLAN, json.dumps(rows_of(corpus.clips)))
+    write_whole(parts / PLAN, json.dumps(rows_of(corpus.clips)))  # anew: the recordings may have moved since a kill
     total, count = len(corpus.clips), count_parts(len(corpus.clips))
     done = sum(PART_CLIPS for number in range(count) if read_part(parts, number) is not None)
     tell = progress or (lambda done, total: None)
@@ -120,6 +121,15 @@ def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: s
         "faults": faults,
     }
     write_whole(folder / INDEX, json.dumps(index))
+
+
+def _check_there(made: Waveforms, corpus: Corpus, stamps: dict[Path, tuple[int, int] | None], folder: Path) -> None:
+    """A disk that went away in the middle must not leave a store without the clips on it."""
+    missing = {fault.key for fault in made.faults if fault.reason == MISSING}
+    vanished = [clip for clip in corpus.clips if clip.key in missing and stamps[clip.path] is not None]
+    if vanished:
+        (folder / INDEX).unlink()
+        raise ValueError(f"{corpus.name}: {len(vanished)} recordings vanished on the way, such as {vanished[0].path}.")
 
 
 # --- is it there already? -----------------------------------------------------------------------------------------
