@@ -25,7 +25,7 @@ class Job:
     """One piece of work. `stage`: two jobs of one stage never run together. `warmth`: what a slot must load for it."""
 
     key: str
-    work: Any
+    work: bytes
     stage: str | None = None
     warmth: str | None = None
     slot: str | None = None
@@ -39,10 +39,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Order:
-    """A job as it travels: enough for a hub that was restarted to learn it again."""
+    """A job as it travels: enough for a restarted hub to learn it again. Only the slot opens the pickled work."""
 
     key: str
-    work: Any
+    work: bytes
     stage: str | None = None
     warmth: str | None = None
 

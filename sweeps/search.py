@@ -14,11 +14,10 @@ from ray import tune
 from sweeps import selection
 from sweeps.cells import Cell
 from sweeps.progress import View
-from sweeps.slots import Trial
+from sweeps.proxy import Trial
 from sweeps.stages import StageStore
-from sweeps.studies import SCORE, Studies, StudyStopping
+from sweeps.studies import SCORE, Studies, StudyStopping, opened
 from sweeps.tracking import Tracker
-from sweeps.trial import Assignment
 
 # A proxy takes no CPU from the slots, but Tune wants every trial to take something, and it must be something of the
 # driver's node.
@@ -40,7 +39,7 @@ class Record(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        assignment: Assignment = trial.config["order"].work
+        assignment = opened(trial.config["order"])
         recipe = assignment.recipe
         self.tracker.start(
             assignment.key,
@@ -65,7 +64,7 @@ class Record(tune.Callback):
         self.tracker.metrics(key, int(result["epoch"]), _own(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        result, assignment = trial.last_result or {}, trial.config["order"].work
+        result, assignment = trial.last_result or {}, opened(trial.config["order"])
         if self.studies.interrupted.is_set() and not result.get("ended"):
             return  # interrupted: it goes on at the next start, in the same MLflow run
         outcome = "failed" if result.get("failed") else "complete" if result.get("ended") else "pruned"
@@ -100,7 +99,7 @@ def run(studies: Studies, record: Record, hub: Any, *, slots: int, storage: Path
             max_concurrent_trials=slots,
             reuse_actors=True,
             search_alg=studies,
-            scheduler=StudyStopping(studies),
+            scheduler=StudyStopping(studies, slots=slots),
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",

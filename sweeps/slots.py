@@ -3,11 +3,12 @@ ranks.
 
 A TorchTrainer per trial costs about 19 s of process starts and leaks its placement group when Tune stops it early; a
 slot pays once and hands over in tenths of a second. `serve` is the loop on the workers, `Pool` keeps the runs alive
-from the driver, `Trial` is Tune's view of a job. What a job does is not known here: `work(order.work, tell)` is given.
+from the driver. What a job does is not known here: `work(assignment, tell)` is given.
 """
 
 import gc
 import os
+import pickle
 import threading
 import time
 import traceback
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 import torch.distributed as dist
-from ray import train, tune
+from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -80,7 +81,7 @@ def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) 
         return bool(_from_rank_zero(ray.get(hub.report.remote(slot, order, step, metrics)) if rank == 0 else None))
 
     try:
-        work(order.work, tell)
+        work(pickle.loads(order.work), tell)
         return None
     except Exception as error:
         if world > 1 and _collective_broke(error):
@@ -164,44 +165,3 @@ class Pool:
                 failure_config=FailureConfig(max_failures=-1),
             ),
         )
-
-
-class Trial(tune.Trainable):
-    """Tune's view of a job: a thin proxy without resources of its own, reused from trial to trial."""
-
-    def setup(self, config: dict[str, Any], hub: Any = None) -> None:
-        self.hub = hub
-        self._begin(config)
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self.order: Order = config["order"]
-        self.step_seen, self.ended = -1, True
-
-    def step(self) -> dict[str, Any]:
-        # Ours to cancel only from here: Tune may build an actor for a trial, give the trial to a cached one and drop
-        # this one unused.
-        self.ended = False
-        self.step_seen, metrics, end = ray.get(self.hub.follow.remote(self.order, self.step_seen))
-        if metrics is None:  # the trial failed, not its actor: raising would make Tune try again
-            self.ended = True
-            return {"done": True, "failed": end}
-        self.ended = bool(metrics.get("ended"))
-        return {**metrics, "done": self.ended}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._leave()
-        self._begin(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        if not self.ended:
-            ray.get(self.hub.cancel.remote(self.order.key))
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the stage store and Optuna's storage hold all that matters."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing, as above."""

@@ -61,7 +61,8 @@ def _there(plan: Plan, console: Console) -> list[str]:
     rest = [name for name in plan.datasets if name not in lacking]
     if not (plan.skip_missing and rest):
         raise ValueError(
-            f"not ready: {', '.join(lacking)}. --download fetches those that are free, --skip-missing sweeps over the rest"
+            f"not ready: {', '.join(lacking)}. "
+            "--download fetches those that are free, --skip-missing sweeps over the rest"
         )
     console.print(f"[yellow]left out: {', '.join(lacking)}[/yellow]")
     return rest

@@ -1,5 +1,6 @@
 """Slots and hub on a real Ray: jobs are served, fail alone, outlive their workers, and never run twice at a time."""
 
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def service(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def results(queue: Any, key: str, **task: Any) -> tuple[list[dict[str, Any]], str | None]:
     """All results of a job, and how it ended if it did not end well."""
-    order, step, told = Order(key, task, stage=task.get("stage")), -1, []
+    order, step, told = Order(key, pickle.dumps(task), stage=task.get("stage")), -1, []
     while True:
         step, metrics, end = ray.get(queue.follow.remote(order, step))
         if metrics is None:
@@ -59,7 +60,7 @@ def test_a_failing_job_fails_alone(service: Any) -> None:
 
 
 def test_a_cancelled_job_ends_at_its_next_step(service: Any) -> None:
-    order = Order("cancelled", {"steps": 1000, "seconds": 0.05})
+    order = Order("cancelled", pickle.dumps({"steps": 1000, "seconds": 0.05}))
     ray.get(service.follow.remote(order, -1))
     ray.get(service.cancel.remote("cancelled"))
     last = ray.get(service.follow.remote(order, 1000))

@@ -27,7 +27,8 @@ def score(recipe: Recipe) -> float:
 
 
 def ask(search: Studies, name: str) -> Recipe:
-    return search.suggest(name)["order"].work.recipe
+    search.suggest(name)
+    return search.assignment(search.live[name]).recipe
 
 
 def run(search: Studies, name: str) -> Recipe:
