@@ -14,7 +14,7 @@ from rich.console import Console
 from audioconfit import __main__ as command
 from audioconfit import catalogue, synthesis
 
-REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "../shared/data"))
+REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 
 
 def shown(data: Path, *corpora: str, durations: bool = True, width: int = 200) -> str:

@@ -14,7 +14,7 @@ import stand_in_names as names
 from audioconfit import corpora, splits
 from audioconfit.corpora import CORPORA, Clip, Corpus, gtzan
 
-REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "../shared/data"))
+REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 
 
 def sizes(split: splits.Split) -> tuple[int, int, int]:

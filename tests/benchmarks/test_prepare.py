@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.benchmark,
     pytest.mark.filterwarnings("ignore:.*slated for removal:DeprecationWarning"),  # what librosa's readers import
 ]
-REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "../shared/data"))
+REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 RATE, SECONDS, CLIPS = 22_050, 2.0, 535  # of the copy of EmoDB
 
 
