@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audioconfit import augment as augmenting
+from audioconfit import labels
 from audioconfit.audio import SAMPLE_RATE, SCALE, Waveforms
 from audioconfit.corpora import Clip
 
@@ -89,7 +90,7 @@ class Batches:
         # anyway.
         tail = np.zeros(min(self.chunk, self._lengths.max()), dtype=np.int16)
         self._samples = torch.from_numpy(np.concatenate([*audio, tail])).to(device)
-        self._labels = _targets(clips, classes, multi_label).to(device)
+        self._labels = labels.tensor(clips, classes, multi_label=multi_label).to(device)
 
     def __len__(self) -> int:
         """Steps of an epoch, which visits as many chunks as there are clips."""
@@ -175,14 +176,3 @@ def _clips_by_class(clips: Sequence[Clip], classes: Sequence[str]) -> list[list[
                 raise ValueError(f"{clip.key} is labelled {label!r}, which is none of {', '.join(classes)}.")
             members[label].append(index)
     return [indices for indices in members.values() if indices]
-
-
-def _targets(clips: Sequence[Clip], classes: Sequence[str], multi_label: bool) -> Tensor:
-    """One class number per clip or, for several labels, one row of zeros and ones per clip."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    if not multi_label:
-        return torch.tensor([numbers[clip.label] for clip in clips])
-    targets = torch.zeros(len(clips), len(classes))
-    for target, clip in zip(targets, clips, strict=True):
-        target[[numbers[label] for label in clip.labels]] = 1
-    return targets

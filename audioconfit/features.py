@@ -10,17 +10,26 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int16
+from numpy import ndarray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audioconfit.audio import SAMPLE_RATE, SCALE, Waveforms
+from audioconfit import labels
+from audioconfit.audio import SAMPLE_RATE, SCALE
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
+
+
+class Recordings(Protocol):
+    """Int16 samples by the clip's key: Waveforms, or a dict of a few recordings."""
+
+    def __getitem__(self, key: str, /) -> Int16[ndarray, " samples"]: ...
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,13 @@ def load(path: Path) -> Features:
 
 def extract(
     encoder: Encoder,
-    waveforms: Waveforms,
+    waveforms: Recordings,
     clips: Sequence[Clip],
     *,
     classes: Sequence[str],
     chunk_seconds: float,
     multi_label: bool = False,
+    only_middle: bool = False,
     batch_seconds: float = 64.0,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
@@ -63,13 +73,15 @@ def extract(
     """The clips' features, in their order.
 
     A clip longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
-    frames; a last piece shorter than the encoder's receptive field has no frame and is left out. `batch_seconds` of
-    audio, padding included, meet in one forward pass: it changes speed and memory only. `precision` "bf16": autocast.
+    frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With
+    `only_middle` the chunk in the middle stands for the clip, which is cheap and does for a curve. `batch_seconds`
+    of audio, padding included, meet in one forward pass: it changes speed and memory only. `precision` "bf16":
+    autocast.
     ValueError: a clip or a chunk shorter than the receptive field, a label that is not among the classes.
     """
     device = torch.device(device)
-    pieces = _cut(encoder, waveforms, clips, chunk=round(chunk_seconds * SAMPLE_RATE))
-    labels = label_tensor(clips, classes, multi_label=multi_label)
+    pieces = _cut(encoder, waveforms, clips, chunk=round(chunk_seconds * SAMPLE_RATE), only_middle=only_middle)
+    targets = labels.tensor(clips, classes, multi_label=multi_label)
     pooled = torch.empty(len(pieces), encoder.dim)
     was_training = encoder.training
     encoder.to(device).eval()
@@ -80,24 +92,7 @@ def extract(
             embedded = encoder(samples.to(device).float() / SCALE, None if full else lengths.to(device))
             pooled[rows] = embedded.float().cpu()
     encoder.train(was_training)
-    return Features(_mean_over_frames(encoder, pieces, pooled, len(clips)), tuple(clip.key for clip in clips), labels)
-
-
-def label_tensor(
-    clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool = False
-) -> Int[Tensor, "clips"] | Float[Tensor, "clips classes"]:
-    """Class indices; for a multi-label corpus a 0/1 row per clip. ValueError: a label that is not among the classes."""
-    index = {label: number for number, label in enumerate(classes)}
-    if unknown := sorted({label for clip in clips for label in clip.labels} - index.keys()):
-        raise ValueError(
-            f"Labels {unknown[:5]} are not among the {len(classes)} classes; take the classes of the split."
-        )
-    if not multi_label:
-        return torch.tensor([index[clip.label] for clip in clips], dtype=torch.long)
-    labels = torch.zeros(len(clips), len(classes))
-    for row, clip in zip(labels, clips, strict=True):
-        row[[index[label] for label in clip.labels]] = 1.0
-    return labels
+    return Features(_mean_over_frames(encoder, pieces, pooled, len(clips)), tuple(clip.key for clip in clips), targets)
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,9 @@ class Piece:
     length: int  # samples
 
 
-def _cut(encoder: Encoder, waveforms: Waveforms, clips: Sequence[Clip], *, chunk: int) -> list[Piece]:
+def _cut(
+    encoder: Encoder, waveforms: Recordings, clips: Sequence[Clip], *, chunk: int, only_middle: bool
+) -> list[Piece]:
     shortest = encoder.receptive_field
     if chunk < shortest:
         raise ValueError(f"A chunk of {chunk} samples is shorter than the {shortest} of {encoder.name}'s first frame.")
@@ -119,7 +116,8 @@ def _cut(encoder: Encoder, waveforms: Waveforms, clips: Sequence[Clip], *, chunk
         total = len(waveforms[clip.key])
         if total < shortest:
             raise ValueError(f"Clip {clip.key} has {total} samples; {encoder.name} takes {shortest}. Leave it out.")
-        for start in range(0, total - shortest + 1, chunk):
+        middle = max(0, (total - chunk) // 2)
+        for start in [middle] if only_middle else range(0, total - shortest + 1, chunk):
             pieces.append(Piece(number, clip.key, start, min(chunk, total - start)))
     return pieces
 
@@ -140,7 +138,9 @@ def _batches(pieces: Sequence[Piece], *, budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _padded(waveforms: Waveforms, pieces: Sequence[Piece]) -> tuple[Int[Tensor, "batch samples"], Int[Tensor, "batch"]]:
+def _padded(
+    waveforms: Recordings, pieces: Sequence[Piece]
+) -> tuple[Int[Tensor, "batch samples"], Int[Tensor, "batch"]]:
     """Int16 samples, zero-padded to the first and longest piece, and the length of each."""
     samples = np.zeros((len(pieces), pieces[0].length), dtype=np.int16)
     for row, piece in zip(samples, pieces, strict=True):

@@ -48,6 +48,7 @@ class Recipe(BaseModel):
 
     # Stage 1.
     backbone: str
+    weights: str = ""  # the content hash of a local folder's
     method: Method = "pairtune"
     batch_size: int = Field(default=32, ge=4)
     chunk_seconds: PositiveFloat = 3.0
@@ -90,9 +91,11 @@ class Recipe(BaseModel):
         return _hash(fields)
 
 
+# All that the features of an untouched backbone depend on.
 FROZEN_FIELDS = (
-    "dataset", "fingerprint", "protocol", "fold", "backbone", "method", "chunk_seconds", "precision", "seed", "version",
-)  # fmt: skip
+    *("dataset", "fingerprint", "protocol", "fold"),
+    *("backbone", "weights", "method", "chunk_seconds", "precision", "seed", "version"),
+)
 
 
 @dataclass(frozen=True)
@@ -302,17 +305,30 @@ def _train(
 def _validate(
     recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, epoch: int, device: str
 ) -> dict[str, float]:
-    """The validation curve, at an eighth of the epochs: nearest neighbours need no fit and do not depend on the probe's
-    rate.
+    """The validation curve, read about VALIDATIONS times: nearest neighbours among the clips' middle chunks.
+
+    They need no fit, do not depend on the probe's rate, and cost less than the epochs they judge (whole clips would
+    cost many times as much where clips are much longer than a chunk).
     """
     every = max(1, recipe.epochs // VALIDATIONS)
     if epoch % every and epoch != recipe.epochs:
         return {}
-    train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
+    train, valid = (
+        _extract(recipe, encoder, waveforms, split, side, device, only_middle=True) for side in ("train", "valid")
+    )
     return {"valid_knn": probe.fit_knn(train, valid, classes=split.classes).valid_accuracy}
 
 
-def _extract(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, side: str, device: str) -> Features:
+def _extract(
+    recipe: Recipe,
+    encoder: Encoder,
+    waveforms: Waveforms,
+    split: Split,
+    side: Literal["train", "valid", "test"],
+    device: str,
+    *,
+    only_middle: bool = False,
+) -> Features:
     return features.extract(
         encoder,
         waveforms,
@@ -320,6 +336,7 @@ def _extract(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Spli
         classes=split.classes,
         multi_label=split.multi_label,
         chunk_seconds=recipe.chunk_seconds,
+        only_middle=only_middle,
         device=device,
         precision=recipe.precision,
     )

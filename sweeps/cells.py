@@ -100,6 +100,7 @@ def _base(plan: Plan, task: Task, backbone: str, method: str) -> Recipe:
         fingerprint=task.waveforms.fingerprint,
         protocol=plan.protocol,
         backbone=backbone,
+        weights="" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
         method=method,  # type: ignore[arg-type]
         lr=plan.lr or known.lr,
         epochs=plan.epochs,

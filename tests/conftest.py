@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+import sweeps  # noqa: F401  (sets Ray's environment, so it comes before Ray)
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two CPUs. Its workers can import the test modules, where the toys that they run live."""
-    import sweeps  # noqa: F401  (sets Ray's environment before it is imported)
     import ray
 
     with warnings.catch_warnings():

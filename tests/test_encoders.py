@@ -440,3 +440,11 @@ def test_full_size_backbone_loads_and_trains(architecture, tmp_path):
     trained = features.extract(encoder, waveforms, clips, classes=("a", "b"), chunk_seconds=0.5)
     assert trained.embeddings.isfinite().all()
     assert 1e-4 < shift(trained.embeddings, untrained.embeddings) < 1
+
+
+def test_the_fingerprint_tells_weights_apart_and_not_their_place(tmp_path):
+    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
+        encoders.load("wav2vec2-tiny", seed=seed).save(tmp_path / folder)
+    one, same, other = (encoders.fingerprint(str(tmp_path / name)) for name in ("one", "same", "other"))
+    assert one == same != other
+    assert encoders.fingerprint("wav2vec2-tiny") == ""

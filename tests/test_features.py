@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioconfit import encoders, features
+from audioconfit import encoders, features, labels
 from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.corpora import Clip, Corpus
 from audioconfit.features import Features
@@ -98,9 +98,9 @@ def test_labels_are_indices_into_the_given_classes(encoder):
 
 def test_labels_of_a_multi_label_corpus_are_rows_of_zeros_and_ones():
     clips = [Clip("0", None, ("dog", "rain")), Clip("1", None, ()), Clip("2", None, ("cat",))]
-    labels = features.label_tensor(clips, ("cat", "dog", "rain"), multi_label=True)
-    assert labels.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
-    assert labels.dtype == torch.float32
+    rows = labels.tensor(clips, ("cat", "dog", "rain"), multi_label=True)
+    assert rows.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert rows.dtype == torch.float32
 
 
 def test_clip_or_chunk_below_the_receptive_field_is_refused_by_name(encoder):
@@ -108,6 +108,16 @@ def test_clip_or_chunk_below_the_receptive_field_is_refused_by_name(encoder):
         extract(encoder, noise(5_000, 689))
     with pytest.raises(ValueError, match="A chunk of 640 samples is shorter than the 690"):
         extract(encoder, noise(5_000), chunk_seconds=0.04)
+
+
+def test_the_middle_chunk_stands_for_its_clip(encoder):
+    waveforms = noise(3 * SAMPLE_RATE, 5_000)
+    middle = waveforms["0"][SAMPLE_RATE : 2 * SAMPLE_RATE]
+    alone = features.extract(encoder, {"0": middle}, waveforms.corpus.clips[:1], classes=("a", "b"), chunk_seconds=1.0)
+    found = extract(encoder, waveforms, chunk_seconds=1.0, only_middle=True)
+    assert torch.allclose(found.embeddings[0], alone.embeddings[0], atol=1e-6)
+    whole = extract(encoder, waveforms, chunk_seconds=1.0)
+    assert torch.allclose(found.embeddings[1], whole.embeddings[1], atol=1e-6)  # a short clip is its own middle
 
 
 def test_saved_features_come_back(encoder, tmp_path):
@@ -122,6 +132,6 @@ def test_saved_features_come_back(encoder, tmp_path):
 
 def test_batches_hold_their_budget_and_full_chunks_stay_among_themselves(encoder):
     waveforms = noise(*[4 * SAMPLE_RATE] * 3, 7_000, 6_000, 6_000, 1_000)
-    pieces = features._cut(encoder, waveforms, waveforms.corpus.clips, chunk=SAMPLE_RATE)
+    pieces = features._cut(encoder, waveforms, waveforms.corpus.clips, chunk=SAMPLE_RATE, only_middle=False)
     batches = [[pieces[row].length for row in batch] for batch in features._batches(pieces, budget=5 * SAMPLE_RATE)]
     assert batches == [[SAMPLE_RATE] * 5, [SAMPLE_RATE] * 5, [SAMPLE_RATE] * 2, [7_000, 6_000, 6_000, 1_000]]

@@ -48,6 +48,18 @@ def backbone(name: str) -> Backbone:
     )
 
 
+def fingerprint(name: str) -> str:
+    """What tells a backbone's weights from others under the same name, fetched if need be, without loading them.
+
+    The content hash of a local folder, the hub's commit of a downloaded one, "" for seeded random ones. ValueError:
+    weights that cannot be had; better now than in the middle of a sweep.
+    """
+    source = backbone(name).source
+    if source.startswith("random:"):
+        return ""
+    return weights.digest(Path(source)) if Path(source).is_dir() else weights.download(source).name
+
+
 def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bool = False) -> Encoder:
     """The encoder of a backbone, on the CPU, in float32, in evaluation mode.
 

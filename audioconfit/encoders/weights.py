@@ -1,6 +1,7 @@
 """Weights: seeded tiny ones, a hub repository's, a folder's. No code that comes with them runs; none fits them half."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -101,6 +102,17 @@ def download(source: str) -> Path:
             f"from https://huggingface.co/{source} into a folder and pass its path: --backbones /path/to/folder."
         ) from error
     return folder
+
+
+def digest(folder: Path) -> str:
+    """The hash of a model folder's configuration and weights."""
+    files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.name.encode())
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
 
 
 def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
