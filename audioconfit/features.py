@@ -65,7 +65,7 @@ def extract(
     classes: Sequence[str],
     chunk_seconds: float,
     multi_label: bool = False,
-    only_middle: bool = False,
+    middle_seconds: float | None = None,
     batch_seconds: float = 64.0,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
@@ -74,13 +74,15 @@ def extract(
 
     A clip longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With
-    `only_middle` the chunk in the middle stands for the clip, which is cheap and does for a curve. `batch_seconds`
-    of audio, padding included, meet in one forward pass: it changes speed and memory only. `precision` "bf16":
-    autocast.
+    `middle_seconds` so much of the middle (a chunk at least) stands for the clip, which is cheap and does for a curve.
+    `batch_seconds` of audio, padding included, meet in one forward pass: it changes speed and memory only. `precision`
+    "bf16": autocast.
     ValueError: a clip or a chunk shorter than the receptive field, a label that is not among the classes.
     """
     device = torch.device(device)
-    pieces = _cut(encoder, waveforms, clips, chunk=round(chunk_seconds * SAMPLE_RATE), only_middle=only_middle)
+    chunk = round(chunk_seconds * SAMPLE_RATE)
+    most = None if middle_seconds is None else max(chunk, round(middle_seconds * SAMPLE_RATE))
+    pieces = _cut(encoder, waveforms, clips, chunk=chunk, most=most)
     targets = labels.tensor(clips, classes, multi_label=multi_label)
     pooled = torch.empty(len(pieces), encoder.dim)
     was_training = encoder.training
@@ -106,7 +108,7 @@ class Piece:
 
 
 def _cut(
-    encoder: Encoder, waveforms: Recordings, clips: Sequence[Clip], *, chunk: int, only_middle: bool
+    encoder: Encoder, waveforms: Recordings, clips: Sequence[Clip], *, chunk: int, most: int | None = None
 ) -> list[Piece]:
     shortest = encoder.receptive_field
     if chunk < shortest:
@@ -116,9 +118,10 @@ def _cut(
         total = len(waveforms[clip.key])
         if total < shortest:
             raise ValueError(f"Clip {clip.key} has {total} samples; {encoder.name} takes {shortest}. Leave it out.")
-        middle = max(0, (total - chunk) // 2)
-        for start in [middle] if only_middle else range(0, total - shortest + 1, chunk):
-            pieces.append(Piece(number, clip.key, start, min(chunk, total - start)))
+        begin = 0 if most is None else max(0, (total - most) // 2)
+        end = total if most is None else min(total, begin + most)
+        for start in range(begin, end - shortest + 1, chunk):
+            pieces.append(Piece(number, clip.key, start, min(chunk, end - start)))
     return pieces
 
 

@@ -29,6 +29,7 @@ RESULT_VERSION = 1
 
 # How often the validation curve is read; more only costs time.
 VALIDATIONS = 8
+VALIDATION_SECONDS = 5.0
 
 METHODS = ("pairtune", "finetune", "frozen")
 Method = Literal["pairtune", "finetune", "frozen"]
@@ -305,16 +306,18 @@ def _train(
 def _validate(
     recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, epoch: int, device: str
 ) -> dict[str, float]:
-    """The validation curve, read about VALIDATIONS times: nearest neighbours among the clips' middle chunks.
+    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip.
 
-    They need no fit, do not depend on the probe's rate, and cost less than the epochs they judge (whole clips would
-    cost many times as much where clips are much longer than a chunk).
+    They need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so that
+    recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the epochs it
+    judges where clips are long.
     """
     every = max(1, recipe.epochs // VALIDATIONS)
     if epoch % every and epoch != recipe.epochs:
         return {}
     train, valid = (
-        _extract(recipe, encoder, waveforms, split, side, device, only_middle=True) for side in ("train", "valid")
+        _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS)
+        for side in ("train", "valid")
     )
     return {"valid_knn": probe.fit_knn(train, valid, classes=split.classes).valid_accuracy}
 
@@ -327,7 +330,7 @@ def _extract(
     side: Literal["train", "valid", "test"],
     device: str,
     *,
-    only_middle: bool = False,
+    middle_seconds: float | None = None,
 ) -> Features:
     return features.extract(
         encoder,
@@ -336,7 +339,7 @@ def _extract(
         classes=split.classes,
         multi_label=split.multi_label,
         chunk_seconds=recipe.chunk_seconds,
-        only_middle=only_middle,
+        middle_seconds=middle_seconds,
         device=device,
         precision=recipe.precision,
     )

@@ -49,6 +49,7 @@ class Plan(BaseModel):
     keep_encoders: int = Field(default=1, ge=1)
     optuna_storage: str | None = None
     patience_seconds: float = Field(default=900.0, gt=0)
+    wait_seconds: float = Field(default=900.0, gt=0)
 
     allow_incomplete: bool = False
     skip_missing: bool = False
@@ -119,11 +120,12 @@ def parse(arguments: Sequence[str] | None = None) -> Plan:
 
 # Small enough for five minutes on two cores, large enough to show every part at work.
 DEMO: dict[str, Any] = {
-    "datasets": "emodb,esc50",
+    "datasets": "timit,esc50",
     "backbones": "wav2vec2-tiny,wavlm-tiny",
     "name": "demo",
     "trials": 4,
-    "epochs": 8,
+    "epochs": 24,
+    "batch_sizes": "16,32",
     "seeds": 2,
 }
 
@@ -191,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--cpus-per-worker", help="default 1")
     where.add_argument("--micro-batch", help="rows per forward pass, when a batch does not fit; exact")
     where.add_argument("--patience", dest="patience_seconds", help="seconds of silence that mean a worker hangs")
+    where.add_argument("--wait", dest="wait_seconds", help="seconds to wait for the first slot; default 900")
 
     data = parser.add_argument_group("missing and broken data")
     data.add_argument("--download", action="store_true", default=None, help="fetch the corpora that are free")

@@ -110,14 +110,20 @@ def test_clip_or_chunk_below_the_receptive_field_is_refused_by_name(encoder):
         extract(encoder, noise(5_000), chunk_seconds=0.04)
 
 
-def test_the_middle_chunk_stands_for_its_clip(encoder):
+def test_the_middle_stands_for_its_clip(encoder):
     waveforms = noise(3 * SAMPLE_RATE, 5_000)
     middle = waveforms["0"][SAMPLE_RATE : 2 * SAMPLE_RATE]
-    alone = features.extract(encoder, {"0": middle}, waveforms.corpus.clips[:1], classes=("a", "b"), chunk_seconds=1.0)
-    found = extract(encoder, waveforms, chunk_seconds=1.0, only_middle=True)
+    alone = features.extract(encoder, {"0": middle}, waveforms.corpus.clips[:1], classes=("a", "b"), chunk_seconds=0.5)
+    found = extract(encoder, waveforms, chunk_seconds=0.5, middle_seconds=1.0)
     assert torch.allclose(found.embeddings[0], alone.embeddings[0], atol=1e-6)
-    whole = extract(encoder, waveforms, chunk_seconds=1.0)
+    whole = extract(encoder, waveforms, chunk_seconds=0.5)
     assert torch.allclose(found.embeddings[1], whole.embeddings[1], atol=1e-6)  # a short clip is its own middle
+
+
+def test_the_middle_is_a_chunk_at_least(encoder):
+    waveforms = noise(3 * SAMPLE_RATE)
+    pieces = features._cut(encoder, waveforms, waveforms.corpus.clips, chunk=2 * SAMPLE_RATE, most=2 * SAMPLE_RATE)
+    assert [(piece.start, piece.length) for piece in pieces] == [(SAMPLE_RATE // 2, 2 * SAMPLE_RATE)]
 
 
 def test_saved_features_come_back(encoder, tmp_path):
@@ -132,6 +138,6 @@ def test_saved_features_come_back(encoder, tmp_path):
 
 def test_batches_hold_their_budget_and_full_chunks_stay_among_themselves(encoder):
     waveforms = noise(*[4 * SAMPLE_RATE] * 3, 7_000, 6_000, 6_000, 1_000)
-    pieces = features._cut(encoder, waveforms, waveforms.corpus.clips, chunk=SAMPLE_RATE, only_middle=False)
+    pieces = features._cut(encoder, waveforms, waveforms.corpus.clips, chunk=SAMPLE_RATE)
     batches = [[pieces[row].length for row in batch] for batch in features._batches(pieces, budget=5 * SAMPLE_RATE)]
     assert batches == [[SAMPLE_RATE] * 5, [SAMPLE_RATE] * 5, [SAMPLE_RATE] * 2, [7_000, 6_000, 6_000, 1_000]]
