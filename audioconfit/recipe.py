@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from audioconfit import encoders, features, finetune, pairtune, probe, ranks, scores, splits
+from audioconfit import encoders, features, finetune, pairtune, probe, ranks, scores, splits, training
 from audioconfit.audio import Waveforms
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
@@ -64,8 +64,8 @@ class Recipe(BaseModel):
     views: Literal[1, 2] = 1
     spec_augment: bool = False
     layer_drop: bool = False
-    augment: tuple[str, ...] = ()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    augment: tuple[Literal["speed", "gain", "noise", "time_mask"], ...] = ()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
     seed: int = Field(default=0, ge=0)
 
     # Stage 2. These names begin with probe, and nothing else does: `stage` rests on it.
@@ -284,7 +284,7 @@ def _train(
         "seed": recipe.seed,
         "warmup_steps": recipe.warmup_steps,
         "device": device,
-        "precision": recipe.precision,
+        "precision": _precision(recipe, device),
         "validate": lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device),
         "report": report,
         **run,
@@ -341,5 +341,9 @@ def _extract(
         chunk_seconds=recipe.chunk_seconds,
         middle_seconds=middle_seconds,
         device=device,
-        precision=recipe.precision,
+        precision=_precision(recipe, device),
     )
+
+
+def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:
+    return training.best_precision(device) if recipe.precision == "auto" else recipe.precision

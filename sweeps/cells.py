@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from audioconfit import encoders, recipe
 from audioconfit.audio import Waveforms
 from audioconfit.recipe import Recipe
@@ -94,19 +96,22 @@ def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
 
 
 def _base(plan: Plan, task: Task, backbone: str, method: str) -> Recipe:
-    known = encoders.backbone(backbone)
-    return Recipe(
-        dataset=task.dataset,
-        fingerprint=task.waveforms.fingerprint,
-        protocol=plan.protocol,
-        backbone=backbone,
-        weights="" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
-        method=method,  # type: ignore[arg-type]
-        lr=plan.lr or known.lr,
-        epochs=plan.epochs,
-        precision=plan.precision,
-        probe=plan.probe,
-    )
+    numbers: dict[str, Any] = {
+        "dataset": task.dataset,
+        "fingerprint": task.waveforms.fingerprint,
+        "protocol": plan.protocol,
+        "backbone": backbone,
+        "weights": "" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
+        "method": method,
+        "lr": plan.lr or encoders.backbone(backbone).lr,
+        "epochs": plan.epochs,
+        "probe": plan.probe,
+    }
+    try:
+        return Recipe.model_validate(numbers | plan.settings)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"--set {wrong['loc'][0]}={wrong['input']}: {wrong['msg'].lower()}") from None
 
 
 def _space(plan: Plan, task: Task) -> Space:

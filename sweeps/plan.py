@@ -1,6 +1,7 @@
 """The plan: what a user asked for on the command line, validated before anything runs."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,11 @@ from audioconfit.recipe import METHODS
 
 ALL = "all"
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
-TINY_BACKBONES = ("wav2vec2-tiny", "hubert-tiny", "wavlm-tiny")
+# Numbers of the recipe that no other flag sets and no search varies.
+SETTINGS = (
+    *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps"),
+    *("augment", "spec_augment", "layer_drop", "precision", "probe_epochs"),
+)
 
 
 class Plan(BaseModel):
@@ -36,7 +41,7 @@ class Plan(BaseModel):
     lr: float | None = Field(default=None, gt=0)
     protocol: str | None = None
     probe: Literal["adam", "lbfgs"] = "adam"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    settings: dict[str, Any] = Field(default_factory=dict)
     early_stopping: bool = True
 
     slots: int | None = Field(default=None, ge=1)
@@ -85,6 +90,15 @@ class Plan(BaseModel):
         if chunks and min(chunks) <= 0:
             raise ValueError(f"a chunk of {min(chunks):g} s is no duration; choose seconds above 0")
         return chunks
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _known_settings(cls, words: list[str]) -> dict[str, Any]:
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if not equals or name not in SETTINGS:
+                raise ValueError(f"{word!r} is not NAME=VALUE with one of {', '.join(SETTINGS)}")
+        return {name: _value(name, text) for name, _, text in (word.partition("=") for word in words)}
 
     @property
     def folder(self) -> Path:
@@ -143,6 +157,16 @@ def _list(text: str, name: str, kind: type) -> tuple[Any, ...]:
         raise ValueError(f"--{flag}: {text!r} is not a comma separated list of numbers; try --{flag} 16,32") from None
 
 
+def _value(name: str, text: str) -> Any:
+    """A setting's text as the recipe wants it: a list of augmentations, a number, true or false, else a word."""
+    if name == "augment":
+        return tuple(text.split(","))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def _sentence(problem: Any) -> str:
     flag = "--" + str(problem["loc"][0]).replace("_", "-").removesuffix("-seconds")
     message = problem["msg"].removeprefix("Value error, ")
@@ -176,7 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--chunks", help="chunk durations in seconds to search; default follows the clips' lengths")
     how.add_argument("--lr", help="of stage 1; default 5e-5, the paper's (3e-3 for the tiny backbones)")
     how.add_argument("--probe", choices=("adam", "lbfgs"), help="the linear probe's optimiser; default adam")
-    how.add_argument("--precision", choices=("fp32", "bf16"), help="of stage 1; default fp32")
+    how.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        metavar="NAME=VALUE",
+        help=f"another number of the recipe: {', '.join(SETTINGS)}; e.g. --set mining=hardest --set temperature=0.07",
+    )
     how.add_argument("--no-early-stopping", dest="early_stopping", action="store_false", default=None)
 
     where = parser.add_argument_group("where")

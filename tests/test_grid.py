@@ -140,6 +140,10 @@ BAD = {
     "a batch without a pair": (["--batch-sizes", "2"], ["--batch-sizes", "2"]),
     "a name that is no folder": (["--name", "a/b"], ["--name", "a/b"]),
     "an unknown method": (["--methods", "magic"], ["magic", "pairtune"]),
+    "an unknown setting": (["--set", "magic=1"], ["magic=1", "temperature"]),
+    "a setting without a value": (["--set", "temperature"], ["temperature", "NAME=VALUE"]),
+    "a setting out of range": (["--set", "temperature=-1"], ["temperature=-1", "greater than 0"]),
+    "an unknown miner": (["--set", "mining=magic"], ["mining=magic", "hardest"]),
     "an unknown protocol": (["--protocol", "magic"], ["magic"]),
 }
 
