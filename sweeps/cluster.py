@@ -5,11 +5,15 @@ holds.
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import ray
+from ray._private import state
 
+from sweeps.interrupt import Halted
 from sweeps.plan import Plan
 from sweeps.slots import SlotShape
 
@@ -19,14 +23,17 @@ MOST_CPU_SLOTS = 4  # each holds a whole encoder with its optimiser in memory
 
 @contextmanager
 def connected(plan: Plan) -> Iterator[SlotShape]:
-    """Ray up and quiet; the shape of a slot. An embedded Ray ends with the block, a cluster is left as it was."""
+    """Ray up and quiet; the shape of a slot. An embedded Ray ends with the block, a cluster is left as it was.
+
+    Raises:
+        Halted: no slot can ever come up here.
+    """
     silence()
     if ray.is_initialized():  # a notebook's, a test's: not ours to end
-        yield slot_shape(plan, ray.cluster_resources())
+        yield _slot_that_fits(plan)
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    if address():
+        ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             num_cpus=_embedded_cpus(plan),
@@ -36,9 +43,23 @@ def connected(plan: Plan) -> Iterator[SlotShape]:
             logging_level=logging.ERROR,
         )
     try:
-        yield slot_shape(plan, ray.cluster_resources())
+        yield _slot_that_fits(plan)
     finally:
         ray.shutdown()
+
+
+def address() -> str | None:
+    """The cluster to join; None on a machine of its own."""
+    return os.environ.get("RAY_ADDRESS")
+
+
+def on_nodes(function: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
+    """`map` over the cluster's cores, for preparing corpora; results come as they are ready."""
+    task: Any = ray.remote(num_cpus=1, max_retries=5)(lambda number: function(number))  # Ray takes no partial
+    waiting = [task.remote(number) for number in numbers]
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        yield from ray.get(ready)
 
 
 def slot_shape(plan: Plan, resources: dict[str, float]) -> SlotShape:
@@ -46,6 +67,36 @@ def slot_shape(plan: Plan, resources: dict[str, float]) -> SlotShape:
     has_gpus = resources.get("GPU", 0.0) > 0
     gpus = plan.gpus_per_worker if plan.gpus_per_worker is not None else float(has_gpus)
     return SlotShape(workers=plan.workers_per_trial, cpus=plan.cpus_per_worker, gpus=gpus)
+
+
+def _slot_that_fits(plan: Plan) -> SlotShape:
+    shape = slot_shape(plan, ray.cluster_resources())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if sum(replace(shape, workers=1).fit_into(node) for node in nodes) >= shape.workers:
+        return shape
+    most = state.state.get_max_resources_from_cluster_config()  # None: it does not scale
+    if most is not None and shape.fit_into(most) >= 1:
+        return shape
+    raise Halted(
+        f"{resources(shape)}, so no trial could ever run; "
+        "ask for less (--workers-per-trial, --cpus-per-worker, --gpus-per-worker) or for a larger cluster"
+    )
+
+
+def resources(shape: SlotShape) -> str:
+    """What a slot asks for and what there is, in words."""
+    there, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    return (
+        f"a trial asks for {shape}, and the cluster has {there.get('CPU', 0):g} CPU and {there.get('GPU', 0):g} GPU "
+        f"on {nodes} node" + ("s" if nodes > 1 else "")
+    )
+
+
+def room(plan: Plan, shape: SlotShape, jobs: int) -> Callable[[], int] | None:
+    """How many slots the cluster holds by now; None where their number is fixed, by the plan or by the machine."""
+    if plan.slots is not None or not address():
+        return None
+    return lambda: slot_count(plan, shape, jobs)
 
 
 def slot_count(plan: Plan, shape: SlotShape, jobs: int) -> int:

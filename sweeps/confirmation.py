@@ -1,6 +1,5 @@
 """The confirmation: each cell's best recipe again over seeds or folds. Test is read here and nowhere else."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +15,9 @@ from sweeps.interrupt import Interrupted
 from sweeps.selection import Candidate, Confirmed
 from sweeps.studies import order
 from sweeps.tracking import Tracker
-from sweeps.trial import RESULT, Assignment
+from sweeps.trial import Assignment
+
+TEST = "-test-"  # in the keys of confirmations, between the cell and the recipe's signature
 
 
 def recipes(best: Recipe, *, seeds: int, folds: int) -> list[Recipe]:
@@ -35,7 +36,7 @@ def assignments(cell: Cell, confirmed: Sequence[Recipe], root: Path, micro_batch
             recipe,
             cell.prepared,
             root,
-            f"{cell.name}-test-{recipe.signature}",
+            f"{cell.name}{TEST}{recipe.signature}",
             reads_test=True,
             micro_batch=micro_batch,
         )
@@ -50,9 +51,24 @@ def confirm(hub: Any, work: Sequence[tuple[Cell, Assignment]], tracker: Tracker)
         return {assignment.key: why for (_, assignment), why in zip(work, ends, strict=True) if why}
 
 
+def settle(work: Sequence[tuple[Cell, Sequence[Assignment]]], tracker: Tracker) -> None:
+    """Tells the tracker of confirmations that a killed driver did not tell it of: those that are done, and those whose
+    recipe is the best no more.
+    """
+    for cell, assigned in work:
+        wanted = {one.key: one for one in assigned}
+        begun = {key for key in tracker.begun if key.rpartition(TEST)[0] == cell.name}
+        for key in sorted(begun):
+            if key not in wanted:
+                tracker.end(key, "dropped", why="Another recipe has become the best of its cell.")
+            elif wanted[key].is_done:
+                tracker.metrics(key, wanted[key].recipe.epochs + 1, wanted[key].read_metrics())
+                tracker.end(key, "complete", files=wanted[key].folder)
+
+
 def candidate(cell: Cell, confirmed: Sequence[Assignment], cost: float) -> Candidate:
     """What the confirmation of one cell found."""
-    runs = tuple(Confirmed(one, json.loads((one.folder / RESULT).read_text())["metrics"]) for one in confirmed)
+    runs = tuple(Confirmed(one, one.read_metrics()) for one in confirmed)
     return Candidate(cell.name, runs, cost)
 
 

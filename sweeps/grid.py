@@ -11,9 +11,23 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps import cluster, confirmation, demo, hub, plan, reconcile, registry, report, search, selection, tasks, trial
+from sweeps import (
+    cluster,
+    confirmation,
+    demo,
+    hub,
+    plan,
+    reconcile,
+    registry,
+    report,
+    search,
+    selection,
+    storage,
+    tasks,
+    trial,
+)
 from sweeps.cells import Cell, lay_out
-from sweeps.interrupt import INTERRUPTED, Interrupted, on_interrupt
+from sweeps.interrupt import INTERRUPTED, Halted, Interrupted, on_interrupt
 from sweeps.plan import Plan
 from sweeps.progress import View
 from sweeps.selection import Candidate
@@ -22,20 +36,36 @@ from sweeps.stages import StageStore
 from sweeps.studies import Budget, Studies, open_storage
 from sweeps.tracking import Tracker
 from sweeps.trial import Assignment
+from sweeps.watch import Watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 some cell has no result, 2 the request cannot be met, 130 interrupted."""
+    """The exit code: 0 done, 1 some cell has no result, 2 the request cannot be met (here, now), 130 interrupted."""
     console = Console()
     cluster.silence()
+    try:
+        return _start(arguments, console)
+    except Halted as error:
+        report.show_error(error)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        report.show_interrupted(arguments, console)
+        return INTERRUPTED
+
+
+def _start(arguments: Sequence[str] | None, console: Console) -> int:
     with ExitStack() as held:
         try:
             asked = plan.parse(arguments)
             if asked.demo:
                 asked = demo.write_corpora(asked)
             tasks.check_writable(asked.folder)
+            held.enter_context(storage.watched(asked.folder))
             held.enter_context(reconcile.lease(asked.folder))
-            ready = tasks.prepare(asked, console)
+            on_cluster = cluster.address() is not None
+            if on_cluster:
+                held.enter_context(cluster.connected(asked))
+            ready = tasks.prepare(asked, console, map=cluster.on_nodes if on_cluster else None)
             cells = lay_out(asked, ready)
             if asked.dry_run:
                 report.show_plan(asked, cells, ready, console)
@@ -44,12 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as error:
             report.show_error(error)
             return 2
-        sweep = Sweep(asked, cells, {task.dataset: task.folds for task in ready}, console)
-        try:
-            return sweep.run()
-        except Interrupted:
-            report.show_interrupted(arguments, console)
-            return INTERRUPTED
+        return Sweep(asked, cells, {task.dataset: task.folds for task in ready}, console).run()
 
 
 class Sweep:
@@ -71,17 +96,25 @@ class Sweep:
         self.view = View(cells, trials=plan.trials, console=console)
         self.slots = ExitStack()
         self.hub: Any = None
+        self.problem: str | None = None
 
     def run(self) -> int:
-        """All phases. Raises Interrupted where the user pressed Ctrl-C; the exit code otherwise."""
+        """All phases. Raises Interrupted where the user pressed Ctrl-C, Halted where the sweep cannot go on; the exit
+        code otherwise.
+        """
         search.show_history(self.studies, self.cells, self.view)
         try:
             with on_interrupt(self._wind_down), self.view, self.slots:
                 self._open_cells()
+                search.settle(self.studies, self.tracker)
                 self._search()
                 candidates, failures = self._confirm()
                 champions = self._crown(candidates)
                 self._close_cells(candidates)
+        except Interrupted:
+            if self.problem:
+                raise Halted(self.problem) from None
+            raise
         finally:
             self.tracker.close()
         report.show_results(self.cells, candidates, champions, self.console)
@@ -91,6 +124,13 @@ class Sweep:
 
     def _wind_down(self) -> None:
         self.view.say("ending: what runs is being saved (Ctrl-C again: at once)")
+        self._stop()
+
+    def _halt(self, problem: str) -> None:
+        self.problem = problem
+        self._stop()
+
+    def _stop(self) -> None:
         self.studies.interrupted.set()
         if self.hub is not None:
             hub.interrupt(self.hub)
@@ -107,7 +147,8 @@ class Sweep:
         self._start_slots(remaining)
         self.view.say("search")
         record = search.Record(self.studies, self.tracker, self.view, self.store, self.plan.keep_encoders)
-        search.run(self.studies, record, self.hub, slots=len(self.pool.threads), storage=self.plan.folder / "tune")
+        most = remaining if self.watch.room else len(self.pool.threads)
+        search.run(self.studies, record, self.hub, slots=most, storage=self.plan.folder / "tune")
         if self.studies.interrupted.is_set():
             raise Interrupted
 
@@ -122,6 +163,7 @@ class Sweep:
                 )
                 assigned = confirmation.assignments(cell, recipes, self.plan.folder, self.plan.micro_batch)
                 work.append((cell, assigned, best.user_attrs["cost"]))
+        confirmation.settle([(cell, assigned) for cell, assigned, _ in work], self.tracker)
         waiting = [(cell, one) for cell, assigned, _ in work for one in assigned if not one.is_done]
         failures: dict[str, str] = {}
         if waiting:
@@ -167,10 +209,19 @@ class Sweep:
         self.hub = hub.start(patience_seconds=self.plan.patience_seconds)
         count = cluster.slot_count(self.plan, shape, jobs)
         self.pool = Pool(self.hub, trial.work, slots=count, shape=shape, storage=self.plan.folder / "train")
+        self.watch = Watch(
+            self.hub,
+            self.pool,
+            log=self.plan.folder / "hub.log",
+            wait_seconds=self.plan.wait_seconds,
+            room=cluster.room(self.plan, shape, jobs),
+            resources=lambda: cluster.resources(shape),
+            halt=self._halt,
+        )
         self.slots.callback(self._close_slots)
 
     def _close_slots(self) -> None:
-        hub.write_log(self.hub, self.plan.folder / "hub.log")
+        self.watch.close()
         self.pool.close()
 
 

@@ -8,9 +8,9 @@ MLflow.
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,10 +31,22 @@ class Job:
     slot: str | None = None
     attempts: int = 0
     last_step: int = -1
+    followed: int = -1
     heard: float = 0.0
     results: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     end: str | None = None
     cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a look at the hub shows: how many slots are up, why it halted if it did, what happened since the last
+    look.
+    """
+
+    live: int
+    halted: str | None
+    events: list[tuple[float, str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class Hub:
         self.warm: dict[str, str | None] = {}
         self.events: list[tuple[float, str, str, str]] = []
         self.closed = self.interrupted = False
+        self.halted: str | None = None
         self.change = asyncio.Condition()
         self.born = time.time()
         self.watch: asyncio.Task[None] | None = None
@@ -89,7 +102,8 @@ class Hub:
             job = self.jobs[order.key] = order.job()
             if self.interrupted:
                 self._end(job, CANCELLED)
-            await self._tell_all()
+        job.followed = max(job.followed, after)
+        await self._tell_all()
         async with self.change:
             await self.change.wait_for(lambda: job.last_step > after or job.end is not None)
         for step, metrics in job.results:
@@ -135,17 +149,24 @@ class Hub:
         return Order(taken.key, taken.work, taken.stage, taken.warmth)
 
     async def report(self, slot: str, order: Order, step: int, metrics: dict[str, Any] | None) -> bool:
-        """A result, or a sign of life (metrics None). Returns whether to go on. A step told twice counts once."""
+        """A result, or a sign of life (metrics None). Returns whether to go on. A step told twice counts once.
+
+        A result waits until the one before it was followed, that is, weighed: a trial is never further ahead of its
+        search than one step, and the last seconds of a killed driver's worker change nothing.
+        """
         job = self._known(order)
         job.slot = job.slot or slot
         if job.slot != slot or job.cancelled or job.end is not None:
             return False
-        job.heard = time.time()
         if metrics is not None and step > job.last_step:
-            job.last_step, job.attempts = step, 1  # progress: a preempted job that gets on is not a poisonous one
+            before, job.last_step, job.attempts = job.last_step, step, 1  # progress: no poisonous job, a preempted one
             job.results.append((step, metrics))
+            job.heard = math.inf  # not silent: it waits for us
             await self._tell_all()
-        return True
+            async with self.change:
+                await self.change.wait_for(lambda: job.followed >= before or job.cancelled or job.end is not None)
+        job.heard = time.time()
+        return job.slot == slot and not job.cancelled and job.end is None
 
     async def finish(self, slot: str, order: Order, error: str | None = None) -> None:
         """The slot is done with the job. An error here is the job's own: it is not tried again."""
@@ -155,7 +176,21 @@ class Hub:
             self._end(job, error or (CANCELLED if job.cancelled else "done"))
             await self._tell_all()
 
+    async def halt(self, slot: str, order: Order, why: str) -> None:
+        """Something that is not the job's fault and that no other job would escape: all of them end, to go on at the
+        next start.
+        """
+        self._log("halt", slot, why)
+        self.halted = self.halted or why
+        self._known(order).slot = None
+        await self.interrupt()
+
     # For the driver.
+
+    async def look(self) -> Sight:
+        """How things are."""
+        events, self.events = self.events, []
+        return Sight(len(self.slots), self.halted, events)
 
     async def live(self) -> int:
         """How many slots are up."""
@@ -165,11 +200,6 @@ class Hub:
         """The placement group of a slot, for the driver to remove when its Train controller died."""
         ranks = self.slots.get(slot, {})
         return next((place.group for place in ranks.values()), None)
-
-    async def quiet_seconds(self) -> float:
-        """How long no running job was heard of; 0 when none runs."""
-        running = [job.heard for job in self.jobs.values() if job.slot]
-        return time.time() - max(running) if running else 0.0
 
     async def interrupt(self) -> None:
         """Every job ends at its next step; what was submitted later ends at once."""
@@ -181,11 +211,6 @@ class Hub:
         """No more jobs: slots end when they ask next."""
         self.closed = True
         await self._tell_all()
-
-    async def drain_events(self) -> list[tuple[float, str, str, str]]:
-        """(time, what, slot, detail) of all that happened since the last call."""
-        events, self.events = self.events, []
-        return events
 
     # Inside.
 
@@ -258,13 +283,6 @@ def start(*, patience_seconds: float = 600.0, attempts: int = 3) -> Any:
     actor: Any = ray.remote(Hub)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
     return actor.options(**options).remote(patience_seconds, attempts)
-
-
-def write_log(hub: Any, path: Path) -> None:
-    """Appends who ran what when, for people who ask why."""
-    with path.open("a") as log:
-        for when, what, slot, detail in ray.get(hub.drain_events.remote()):
-            log.write(f"{when:.3f} {what} {slot} {detail}\n")
 
 
 def interrupt(hub: Any) -> None:

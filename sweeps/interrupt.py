@@ -16,6 +16,10 @@ class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of th
     """The user pressed Ctrl-C; all that ran goes on at the next start."""
 
 
+class Halted(Exception):  # noqa: N818
+    """The sweep cannot go on here and now: says why and the way out. All that ran goes on at the next start."""
+
+
 @contextmanager
 def on_interrupt(wind_down: Callable[[], None]) -> Iterator[threading.Event]:
     """Calls `wind_down` (in a thread: the press may come in the middle of anything) at the first press. The event says

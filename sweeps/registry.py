@@ -49,11 +49,11 @@ def model_name(dataset: str) -> str:
 def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -> Registered:
     """Logs the winner's classifier to the run that confirmed it, registers it and points `champion` at it.
 
-    A champion that is already there for the same run is left as it is.
+    A version that is already there for the same run is taken.
     """
     best = winner.best_run.assignment
     client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
-    version = _champion_of(client, name, best.key)
+    version = _version_of(client, name, best.key)
     if version is None:
         classifier = best.folder / "classifier"
         _assemble(best, store).save(classifier)
@@ -67,7 +67,7 @@ def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -
                 pip_requirements=["audioconfit"],
             )
         version = _new_version(client, name, logged, {"key": best.key, "cell": winner.cell}, why)
-        client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_registered_model_alias(name, CHAMPION, version)
     return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
 
 
@@ -92,9 +92,7 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
     return str(made.version)
 
 
-def _champion_of(client: MlflowClient, name: str, key: str) -> str | None:
-    try:
-        version = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
-    return str(version.version) if version.tags.get("key") == key else None
+def _version_of(client: MlflowClient, name: str, key: str) -> str | None:
+    """The version that was registered for this confirmed run before, by a driver that may have been killed then."""
+    known = client.search_model_versions(f"name = '{name}'")
+    return next((str(version.version) for version in known if version.tags.get("key") == key), None)

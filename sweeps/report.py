@@ -105,7 +105,7 @@ def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
     console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
-def show_error(error: ValueError) -> None:
+def show_error(error: Exception) -> None:
     """A request that cannot be met: a line or paragraph per thing that is wrong, no traceback."""
     console = Console(stderr=True)
     for line in str(error).splitlines():

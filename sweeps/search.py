@@ -111,6 +111,19 @@ def run(studies: Studies, record: Record, hub: Any, *, slots: int, storage: Path
     ).fit()
 
 
+OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def settle(studies: Studies, tracker: Tracker) -> None:
+    """Tells the tracker how those trials ended of which only the studies heard: a driver was killed between the two."""
+    for assignment, state in studies.ended():
+        if assignment.key not in tracker.begun:
+            continue
+        if state == TrialState.COMPLETE:
+            tracker.metrics(assignment.key, assignment.recipe.epochs + 1, assignment.read_metrics())
+        tracker.end(assignment.key, OUTCOMES[state], files=assignment.folder)
+
+
 def show_history(studies: Studies, cells: Sequence[Cell], view: View) -> None:
     """What earlier starts of this sweep have reached."""
     for cell in cells:

@@ -12,7 +12,7 @@ import pickle
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +24,19 @@ from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from audioconfit.training import Diverged
+from sweeps import storage
 from sweeps.hub import CLOSED, Order, Place
 
 Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
 Value = TypeVar("Value")
+
+# Errors that leave the process as good as before. After any other, nobody knows what is left of it.
+EXPLAINED = (ValueError, MemoryError, torch.OutOfMemoryError, Diverged)
+
+# Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
+RECYCLE_AFTER = 500
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,11 @@ class SlotShape:
     cpus: float = 1.0
     gpus: float = 0.0
 
-    def fit_into(self, resources: dict[str, float]) -> int:
+    def __str__(self) -> str:
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{workers} with {self.cpus:g} CPU and {self.gpus:g} GPU" + (" each" if self.workers > 1 else "")
+
+    def fit_into(self, resources: Mapping[str, float]) -> int:
         """How many slots of this shape the resources hold."""
         by_cpu = resources.get("CPU", 0.0) / (self.cpus * self.workers) if self.cpus else float("inf")
         by_gpu = resources.get("GPU", 0.0) / (self.gpus * self.workers) if self.gpus else float("inf")
@@ -61,19 +73,30 @@ def serve(config: dict[str, Any]) -> None:
             continue
         if order == CLOSED:
             return
-        error = _work(work, order, hub, slot, rank, world)
-        if rank == 0 or error:
-            ray.get(hub.finish.remote(slot, order, error))
+        failure = _work(work, order, hub, slot, rank, world)
+        if failure and failure.storage_full:
+            ray.get(hub.halt.remote(slot, order, failure.why))
+        elif rank == 0 or failure:
+            ray.get(hub.finish.remote(slot, order, failure.why if failure else None))
         served += 1
-        if error and world > 1:
-            raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {error}")
-        if error and "CUDA error" in error:
-            raise RuntimeError(f"The CUDA context is lost: {error}")
+        if failure and world > 1:
+            raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {failure.why}")
+        if failure and not failure.explained:
+            raise RuntimeError(f"Nobody knows what this error left behind, so the worker is replaced: {failure.why}")
         if recycle_after and served >= recycle_after:
             raise RuntimeError(f"Replaced on purpose after {served} jobs.")
 
 
-def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) -> str | None:
+@dataclass(frozen=True)
+class Failure:
+    """A job's own error, without its frames: those hold tensors, and so the GPU's memory."""
+
+    why: str
+    explained: bool
+    storage_full: bool
+
+
+def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) -> Failure | None:
     """One job. Returns the job's own error; a collective broken by another rank's death is raised, for it is nobody's
     fault here.
     """
@@ -87,8 +110,9 @@ def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) 
     except Exception as error:
         if world > 1 and _collective_broke(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # frames hold tensors, and so the GPU's memory
-        return f"{type(error).__name__}: {error}"
+        traceback.clear_frames(error.__traceback__)
+        full = storage.is_full(error)
+        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, EXPLAINED), full)
     finally:
         gc.collect()
         if torch.cuda.is_available():
@@ -112,7 +136,7 @@ class Pool:
     """Keeps up to `slots` Train runs alive, each by a thread of the driver; those that find no room wait for it."""
 
     def __init__(
-        self, hub: Any, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = 0
+        self, hub: Any, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = RECYCLE_AFTER
     ) -> None:
         self.hub, self.work, self.shape, self.storage, self.recycle_after = hub, work, shape, storage, recycle_after
         self.closing = False

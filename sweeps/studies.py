@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.cells import Cell, Space
-from sweeps.hub import Order
+from sweeps.halving import Halving
+from sweeps.hub import CANCELLED, Order
 from sweeps.trial import Assignment
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -31,7 +32,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 # The early score that pruning compares, and the final one that the search maximises.
 EARLY_SCORE, SCORE = "valid_knn", "valid_score"
 
-STARTUP_TRIALS = 5  # drawn at random before TPE has enough to go by
+STARTUP_TRIALS = 5  # drawn at random and run to the end, before TPE and pruning have enough to go by
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Studies(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         asked, result = self.live.pop(trial_id), result or {}
         name, study = asked.cell.name, self.studies[asked.cell.name]
+        if result.get("failed") == CANCELLED:  # the hub hears of an interruption before its driver does
+            self.interrupted.set()
         if self.interrupted.is_set() and not result.get("ended"):
             return  # not lost: it stays RUNNING and is adopted at the next start
         if error or result.get("failed"):
@@ -138,26 +141,41 @@ class Studies(Searcher):
 
     def assignment(self, asked: Asked) -> Assignment:
         """What a slot is to do for a trial."""
-        return Assignment(
-            recipe=asked.cell.recipe(asked.trial.params),
-            prepared=asked.cell.prepared,
-            root=self.root,
-            key=f"{asked.cell.name}-{asked.trial.number:04d}",
-            micro_batch=self.micro_batch,
-        )
+        return self._assignment(asked.cell, asked.trial.number, asked.trial.params)
+
+    def ended(self) -> Iterator[tuple[Assignment, TrialState]]:
+        """Every trial that has ended, as it was assigned, and how."""
+        for cell in self.cells.values():
+            for trial in self.history(cell):
+                if trial.state.is_finished():
+                    yield self._assignment(cell, trial.number, trial.params), trial.state
 
     def remaining(self) -> int:
         """How many trials are still to run or to finish."""
         return sum(self._left(name) for name in self.cells) + len(self.orphans)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether the trial's own study would prune it now. A trial that only fits a probe is never worth stopping."""
+        """Whether the trial's own study would prune it now.
+
+        Not the first of a cell, for halving two trials halves by chance; nor one that only fits a probe, for it has
+        nothing to save.
+        """
         unfinished = EARLY_SCORE in result and not result.get("ended")
-        return self.early_stopping and unfinished and self.live[trial_id].trial.should_prune()
+        trial = self.live[trial_id].trial
+        return self.early_stopping and unfinished and trial.number >= STARTUP_TRIALS and trial.should_prune()
 
     def history(self, cell: Cell) -> list[FrozenTrial]:
         """All trials of a cell that count, in order."""
         return [trial for trial in self.studies[cell.name].get_trials(deepcopy=False) if counts(trial)]
+
+    def _assignment(self, cell: Cell, number: int, params: dict[str, Any]) -> Assignment:
+        return Assignment(
+            recipe=cell.recipe(params),
+            prepared=cell.prepared,
+            root=self.root,
+            key=f"{cell.name}-{number:04d}",
+            micro_batch=self.micro_batch,
+        )
 
     def _left(self, name: str) -> int:
         """How many trials a cell may still ask for."""
@@ -244,9 +262,7 @@ def _open(cell: Cell, storage: BaseStorage) -> optuna.Study:
     if not any(counts(trial) or trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(cell.space.first_guess())
     # A third of the epochs is always given; after that only the better half of what came so far goes on.
-    study.pruner = optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=max(1, cell.base.epochs // 3), reduction_factor=2
-    )
+    study.pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
     return study
 
 

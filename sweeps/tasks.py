@@ -11,12 +11,14 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 from audioconfit import audio, catalogue, corpora, splits
 from audioconfit.audio import Waveforms
+from audioconfit.audio.preparing import Map
 from audioconfit.catalogue import State
 from audioconfit.corpora import CORPORA, Corpus, download
 from audioconfit.splits import Split
 from sweeps.plan import Plan
 
 SHOWN_FAULTS = 5
+LEAST_ROOM_BYTES = 2**20  # an empty file can be made on a full disk, too
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -32,8 +34,8 @@ class Task:
     folds: int
 
 
-def prepare(plan: Plan, console: Console) -> list[Task]:
-    """Every dataset of the plan.
+def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Task]:
+    """Every dataset of the plan. `map` spreads the decoding over a cluster; this machine's cores do it otherwise.
 
     Raises:
         ValueError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
@@ -43,7 +45,7 @@ def prepare(plan: Plan, console: Console) -> list[Task]:
     called = [corpus.name for corpus in found]
     if twice := {name for name in called if called.count(name) > 1}:
         raise ValueError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
-    return _together(found, lambda corpus: _task(corpus, plan, console))
+    return _together(found, lambda corpus: _task(corpus, plan, console, map))
 
 
 def _there(plan: Plan, console: Console) -> list[str]:
@@ -82,12 +84,16 @@ def _fetch(name: str, data: Path, console: Console) -> None:
             raise ValueError(f"{name} could not be downloaded: {error}") from None
 
 
-def _task(corpus: Corpus, plan: Plan, console: Console) -> Task:
+def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
     folder = plan.storage.absolute() / "prepared" / corpus.name
     with _bar(console) as bar:
         line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
-        waveforms = audio.prepare(corpus, folder, progress=lambda done, total: bar.update(line, completed=done))
+        waveforms = audio.prepare(
+            corpus, folder, progress=lambda done, total: bar.update(line, completed=done), map=map
+        )
     _say_faults(waveforms, console)
+    if not plan.allow_incomplete:
+        corpora.check_complete(waveforms.corpus)  # a copy full of broken files is no copy
     for note in waveforms.corpus.notes:
         console.print(f"[dim]{corpus.name}: {note}[/dim]")
     split = splits.split(waveforms.corpus, protocol=plan.protocol)
@@ -112,10 +118,14 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(LEAST_ROOM_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(f"--storage: cannot write to {folder} ({error.strerror}); choose another folder.") from None
+        raise ValueError(
+            f"--storage: cannot write to {folder} ({error.strerror}); choose another folder or make room."
+        ) from None
 
 
 def _say_faults(waveforms: Waveforms, console: Console) -> None:

@@ -5,8 +5,10 @@ remembers how far it came: an outage or a killed driver loses nothing, and a res
 `log_batch` per run and turn. All is keyed by the trial's own key, so a restarted trial goes on in the run that it had.
 """
 
+import errno
 import json
 import math
+import os
 import queue
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from sweeps import view
+from sweeps import storage, view
 
 RETRY_SECONDS = (0, 1, 5, 30)
 LONGEST_VALUE = 6000  # of a parameter in MLflow
@@ -44,9 +46,11 @@ class Tracker:
         self.runs: dict[str, Tracked] = {}
         self.events: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue()
         self.problems: list[str] = []
+        self.writing = threading.Lock()
+        self.begun: set[str] = set()  # keys whose end the journal has not got
         self.applied = int(self.mark.read_text()) if self.mark.exists() else 0
         self.written = self._replay()
-        self.file = self.journal.open("a", buffering=1)
+        self.file = self.journal.open("ab", buffering=0)
         self.thread = threading.Thread(target=self._drain, daemon=True)
         self.thread.start()
 
@@ -64,7 +68,9 @@ class Tracker:
         self._write("metrics", key, step=step, metrics=_numbers(metrics))
 
     def end(self, key: str, outcome: str, *, why: str | None = None, files: Path | None = None) -> None:
-        """A trial ended: complete, pruned or failed. `files` is a folder whose files become the run's artefacts."""
+        """A trial ended: complete, pruned, failed, or dropped half-way. The files of the folder `files` become the
+        run's artefacts.
+        """
         self._write("end", key, outcome=outcome, why=why, files=str(files) if files else None)
 
     def cell(self, name: str, *, tags: Mapping[str, str]) -> None:
@@ -103,22 +109,42 @@ class Tracker:
 
     def _write(self, kind: str, key: str, **what: Any) -> None:
         event = {"kind": kind, "key": key, "time": int(time.time() * 1000), **what}
-        self.file.write(json.dumps(event) + "\n")
-        self.events.put((self.written, event))
-        self.written += 1
+        with self.writing:  # the confirmation tells from several threads, and the mark counts lines
+            self._append(json.dumps(event).encode() + b"\n")
+            self.events.put((self.written, event))
+            self.written += 1
+            self._note(event)
+
+    def _append(self, line: bytes) -> None:
+        """The whole line or nothing of it, where the disk is full."""
+        end = self.journal.stat().st_size
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.journal))
+        except OSError:
+            os.truncate(self.journal, end)
+            raise
+
+    def _note(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            self.begun.add(event["key"])
+        elif event["kind"] == "end":
+            self.begun.discard(event["key"])
 
     def _replay(self) -> int:
         """Queues what MLflow has not got; cuts off a line that a kill left half written. Returns their number."""
         if not self.journal.exists():
             return 0
-        text = self.journal.read_text()
-        if not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            self.journal.write_text(text)
-        lines = text.splitlines()
-        for number in range(self.applied, len(lines)):
-            self.events.put((number, json.loads(lines[number])))
-        return len(lines)
+        content = self.journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.journal, whole)
+        events = [json.loads(line) for line in content[:whole].splitlines()]
+        for number, event in enumerate(events):
+            self._note(event)
+            if number >= self.applied:
+                self.events.put((number, event))
+        return len(events)
 
     def _drain(self) -> None:
         closing = False
@@ -128,19 +154,20 @@ class Tracker:
                 turn.append(self.events.get())
             closing = None in turn
             events = [item for item in turn if item is not None]
-            if events and not self._deliver([event for _, event in events]):
+            if events and not self._deliver([event for _, event in events], applied=events[-1][0] + 1):
                 return  # the journal keeps the rest
-            if events:
-                self._remember(events[-1][0] + 1)
 
-    def _deliver(self, events: list[dict[str, Any]]) -> bool:
+    def _deliver(self, events: list[dict[str, Any]], applied: int) -> bool:
         for seconds in RETRY_SECONDS:
             time.sleep(seconds)
             try:
                 self._apply(events)
+                self._remember(applied)
                 return True
             except Exception as error:  # whatever a server or a network can do: tried again, then told at the end
                 problem = f"{type(error).__name__}: {error}"
+                if storage.is_full(error):  # time alone makes no room
+                    break
         self.problems.append(problem)
         return False
 
@@ -209,7 +236,7 @@ class Tracker:
     def _end(self, tracked: Tracked, event: dict[str, Any]) -> None:
         if event["files"] and Path(event["files"]).is_dir():
             self.client.log_artifacts(tracked.id, event["files"])
-        status = "FAILED" if event["outcome"] == "failed" else "FINISHED"
+        status = {"failed": "FAILED", "dropped": "KILLED"}.get(event["outcome"], "FINISHED")
         self.client.set_terminated(tracked.id, status, end_time=event["time"])
 
     def _last_step(self, run: Run) -> int:

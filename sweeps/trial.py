@@ -44,6 +44,11 @@ class Assignment:
         """Whether the trial has left its result."""
         return (self.folder / RESULT).exists()
 
+    def read_metrics(self) -> dict[str, float]:
+        """The scores of a trial that is done."""
+        metrics: dict[str, float] = json.loads((self.folder / RESULT).read_text())["metrics"]
+        return metrics
+
 
 def work(assignment: Assignment, tell: Tell) -> None:
     """Stage 1 (or its stored result), then the probe; the confirmation also reads test."""
