@@ -1,0 +1,38 @@
+"""The cluster: what a slot takes, how many fit, and decoding spread over it."""
+
+from pathlib import Path
+
+import makers
+import pytest
+
+from audioconfit import audio, corpora
+from sweeps import cluster
+from sweeps.plan import Plan
+from sweeps.slots import SlotShape
+
+
+def plan(**changes: object) -> Plan:
+    return Plan.model_validate({"datasets": ("emodb",), "backbones": ("wav2vec2-tiny",), **changes})
+
+
+def test_a_worker_takes_a_gpu_where_there_are_any() -> None:
+    assert cluster.slot_shape(plan(), {"CPU": 8.0, "GPU": 2.0}) == SlotShape(workers=1, cpus=1.0, gpus=1.0)
+    assert cluster.slot_shape(plan(), {"CPU": 8.0}) == SlotShape(workers=1, cpus=1.0, gpus=0.0)
+
+
+def test_fractions_share_a_gpu() -> None:
+    shape = cluster.slot_shape(plan(gpus_per_worker=0.5), {"CPU": 8.0, "GPU": 2.0})
+    assert shape.fit_into({"CPU": 8.0, "GPU": 2.0}) == 4
+
+
+def test_slots_are_bound_by_the_scarcer_resource() -> None:
+    assert SlotShape(workers=2, cpus=1.0, gpus=1.0).fit_into({"CPU": 3.0, "GPU": 8.0}) == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_decoding_on_the_cluster_gives_the_same_store(tmp_path: Path) -> None:
+    corpus = corpora.load(str(makers.tones(tmp_path / "tones")), tmp_path)
+    here = audio.prepare(corpus, tmp_path / "here")
+    spread = audio.prepare(corpus, tmp_path / "spread", map=cluster.on_nodes)
+    assert spread.fingerprint == here.fingerprint
+    assert (spread.samples == here.samples).all()
