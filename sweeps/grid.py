@@ -15,6 +15,7 @@ from sweeps import (
     cluster,
     confirmation,
     demo,
+    forecast,
     hub,
     plan,
     reconcile,
@@ -68,7 +69,7 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
             ready = tasks.prepare(asked, console, map=cluster.on_nodes if on_cluster else None)
             cells = lay_out(asked, ready)
             if asked.dry_run:
-                report.show_plan(asked, cells, ready, console)
+                report.show_plan(asked, cells, ready, forecast.of_cells(asked, cells, ready), console)
                 return 0
             reconcile.reconcile(asked.folder, cells)
         except ValueError as error:
@@ -102,6 +103,7 @@ class Sweep:
         """All phases. Raises Interrupted where the user pressed Ctrl-C, Halted where the sweep cannot go on; the exit
         code otherwise.
         """
+        self.store.drop_leftovers()
         search.show_history(self.studies, self.cells, self.view)
         try:
             with on_interrupt(self._wind_down), self.view, self.slots:
@@ -223,6 +225,7 @@ class Sweep:
     def _close_slots(self) -> None:
         self.watch.close()
         self.pool.close()
+        self.store.drop_leftovers()
 
 
 if __name__ == "__main__":

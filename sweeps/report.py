@@ -4,13 +4,15 @@ links).
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from sweeps import view
 from sweeps.cells import Cell
+from sweeps.forecast import Forecast
 from sweeps.plan import Plan
 from sweeps.registry import Registered
 from sweeps.selection import Candidate
@@ -19,30 +21,56 @@ from sweeps.tasks import Task
 MLFLOW_PORT = 5000
 
 
-def show_plan(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console: Console) -> None:
-    """What `--dry-run` prints."""
-    data = Table(title="Datasets", title_justify="left", header_style="dim")
-    for heading in ("dataset", "clips", "classes", "train / valid / test", "duration", "folds"):
-        data.add_column(heading, justify="left" if heading == "dataset" else "right")
+def show_plan(
+    plan: Plan,
+    cells: Sequence[Cell],
+    tasks: Sequence[Task],
+    forecasts: Mapping[str, Forecast],
+    console: Console,
+) -> None:
+    """What `--dry-run` prints; `forecasts` by the cell's name."""
+    data = _table("Datasets", "dataset", "clips", "classes", "train / valid / test", "duration", "folds")
     for task in tasks:
         split, corpus = task.split, task.waveforms.corpus
         sides = " / ".join(str(len(side)) for side in (split.train, split.valid, split.test))
         minutes = f"{task.waveforms.total_seconds / 60:.1f} min"
         data.add_row(task.dataset, str(len(corpus.clips)), str(len(corpus.classes)), sides, minutes, str(task.folds))
     console.print(data)
-    grid = Table(title="Cells", title_justify="left", header_style="dim")
-    for heading in ("cell", "trials", "batch sizes", "chunks (s)", "stage 1 runs", "test runs"):
-        grid.add_column(heading)
-    folds = {task.dataset: task.folds for task in tasks}
+    grid = _table("Cells", "cell", "trials", "batch sizes", "chunks (s)", "stage 1", "test", "hours", "disk")
     for cell in cells:
-        batches = ", ".join(map(str, cell.space.batch_sizes))
-        chunks = ", ".join(f"{chunk:g}" for chunk in cell.space.chunk_seconds)
-        again = folds[cell.base.dataset] if folds[cell.base.dataset] > 1 else plan.seeds
-        grid.add_row(
-            cell.name, str(plan.trials), batches, chunks, str(min(plan.trials, cell.space.stage_count)), str(again)
-        )
+        batches = " ".join(map(str, cell.space.batch_sizes))
+        chunks = " ".join(f"{chunk:g}" for chunk in cell.space.chunk_seconds)
+        grid.add_row(cell.name, str(plan.trials), batches, chunks, *_costs(forecasts[cell.name]))
     console.print(grid)
-    console.print(f"{len(cells)} cells, {len(cells) * plan.trials} trials. Nothing was started.")
+    hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
+    console.print(
+        f"{len(cells)} cells, {len(cells) * plan.trials} trials, at most {hours:.1f} hours of one slot. "
+        "Nothing was started."
+    )
+    for source in dict.fromkeys(each.source for each in forecasts.values()):
+        console.print(
+            f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
+        )
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """Fits 80 columns: names are never cut, numbers stand to the right."""
+    table = Table(title=f"[bold]{title}[/bold]", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _costs(cell: Forecast) -> tuple[str, str, str, str]:
+    runs = (str(cell.stage_runs), str(cell.confirmations))
+    if cell.slot_hours is None or cell.disk_bytes is None:
+        return *runs, "?", "?"
+    return *runs, f"{cell.slot_hours:.2f}", _bytes(cell.disk_bytes)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def show_results(

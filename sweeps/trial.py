@@ -59,7 +59,8 @@ def work(assignment: Assignment, tell: Tell) -> None:
         return
     final: dict[str, Any] = {}
     if ranks.rank() == 0:
-        final = _stage_two(assignment, waveforms, store)
+        trained_seconds = 0.0 if cached else time.monotonic() - started
+        final = _stage_two(assignment, waveforms, store, trained_seconds)
         final |= {"cached": cached, "seconds": time.monotonic() - started, "ended": True}
         if cached:
             final["curve"] = store.curve(what.stage)
@@ -93,7 +94,9 @@ def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, 
     return True
 
 
-def _stage_two(assignment: Assignment, waveforms: Waveforms, store: StageStore) -> dict[str, Any]:
+def _stage_two(
+    assignment: Assignment, waveforms: Waveforms, store: StageStore, trained_seconds: float
+) -> dict[str, Any]:
     what = assignment.recipe
     train, valid = store.frozen_features(what.stage)
     split = recipe.split_of(what, waveforms)
@@ -104,19 +107,19 @@ def _stage_two(assignment: Assignment, waveforms: Waveforms, store: StageStore) 
             test = recipe.features_of_test(what, store.encoder(what.stage), waveforms, device=_device())
             store.publish_test_features(what.stage, test)
         result = recipe.evaluate(result, probe, test)
-    _write(assignment.folder, result, probe)
-    cost = recipe.audio_seconds(what, waveforms)
-    return recipe.metrics(result) | {"epoch": what.epochs + 1, "cost": cost}
+    spent = {"cost": recipe.audio_seconds(what, waveforms), "trained_seconds": trained_seconds}
+    _write(assignment.folder, result, probe, spent)
+    return recipe.metrics(result) | {"epoch": what.epochs + 1, **spent}
 
 
-def _write(folder: Path, result: Result, probe: Probe) -> None:
+def _write(folder: Path, result: Result, probe: Probe, spent: dict[str, float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     probe.save(folder / PROBE)
     shown = result.test or result.valid
     if shown.confusion is not None:
         figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
     temporary = folder / f".{RESULT}"
-    temporary.write_text(json.dumps(recipe.summary(result), indent=2))
+    temporary.write_text(json.dumps(recipe.summary(result) | spent, indent=2))
     temporary.rename(folder / RESULT)  # last and whole: a trial that has it is done
 
 

@@ -209,3 +209,12 @@ def test_a_storage_that_cannot_be_written_is_refused(
     (tmp_path / "file").touch()
     assert grid.main(command(tmp_path / "file", data=data)) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert grid.main(command(tmp_path, "--dry-run", data=data, trials=9)) == 0
+    said = capsys.readouterr().out
+    assert "1 cells, 9 trials" in said
+    assert "short calibration" in said
+    row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-tiny.tones"))
+    assert row[1:7] == ["9", "8", "0.25", "0.5", "2", "1"]  # two different stages, one confirmation

@@ -7,7 +7,7 @@ import makers
 from optuna.trial import TrialState
 
 from audioconfit.recipe import Recipe
-from sweeps.studies import Budget, Studies, open_storage
+from sweeps.studies import STARTUP_TRIALS, Budget, Studies, open_storage
 
 CELLS = [makers.cell(backbone="wav2vec2-tiny"), makers.cell(backbone="hubert-tiny")]
 
@@ -129,6 +129,12 @@ def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) ->
         storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
     )
     search.capacity = lambda: 100
+    for number in range(STARTUP_TRIALS):  # these are never stopped
+        name = str(number)
+        ask(search, name)
+        search.on_trial_result(name, {"valid_knn": 0.5, "epoch": 4})
+        assert not search.should_stop(name, {"valid_knn": 0.5, "epoch": 4})
+        search.on_trial_complete(name, {"ended": True, "valid_score": 0.5, "cost": 1.0})
     stopped = {}
     for name, reached in {"good": 0.9, "bad": 0.1}.items():
         ask(search, name)
