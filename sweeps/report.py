@@ -36,11 +36,11 @@ def show_plan(
         minutes = f"{task.waveforms.total_seconds / 60:.1f} min"
         data.add_row(task.dataset, str(len(corpus.clips)), str(len(corpus.classes)), sides, minutes, str(task.folds))
     console.print(data)
-    grid = _table("Cells", "cell", "trials", "batch sizes", "chunks (s)", "stage 1", "test", "hours", "disk")
+    grid = _table("Cells", "cell", "batches", "chunks (s)", "stage 1", "test", "hours", "disk")
     for cell in cells:
         batches = " ".join(map(str, cell.space.batch_sizes))
         chunks = " ".join(f"{chunk:g}" for chunk in cell.space.chunk_seconds)
-        grid.add_row(cell.name, str(plan.trials), batches, chunks, *_costs(forecasts[cell.name]))
+        grid.add_row(cell.name, batches, chunks, *_costs(forecasts[cell.name]))
     console.print(grid)
     hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
     console.print(
@@ -58,7 +58,7 @@ def _table(title: str, first: str, *others: str) -> Table:
     table = Table(title=f"[bold]{title}[/bold]", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in others:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

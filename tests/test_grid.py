@@ -217,4 +217,4 @@ def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys
     assert "1 cells, 9 trials" in said
     assert "short calibration" in said
     row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-tiny.tones"))
-    assert row[1:7] == ["9", "8", "0.25", "0.5", "2", "1"]  # two different stages, one confirmation
+    assert row[1:6] == ["8", "0.25", "0.5", "2", "1"]  # batches, chunks; two different stages, one confirmation
