@@ -17,7 +17,7 @@ from sweeps.plan import Plan
 from sweeps.tasks import Task
 from sweeps.trial import RESULT
 
-CALIBRATION_ROWS = 4
+CALIBRATION_ROWS, CALIBRATION_STEPS = 4, 3
 FLOAT_BYTES = 4
 CHECKPOINT_SIZE = 3  # weights and Adam's two moments, in weights
 
@@ -85,15 +85,15 @@ def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None) -> Forecast:
 
 
 def _step_seconds(encoder: encoders.Encoder, device: str) -> float:
-    """Of one PairTune step per second of audio: the second of two, for the first one also warms up."""
+    """Of one PairTune step per second of audio: the fastest of a few, for others may be at work here."""
     encoder.to(device).train()
     waveforms = torch.randn(CALIBRATION_ROWS, SAMPLE_RATE, device=device)
     labels = torch.arange(CALIBRATION_ROWS, device=device) // 2
-    seconds = 0.0
-    for _ in range(2):
+    seconds = []
+    for _ in range(CALIBRATION_STEPS):
         began = time.perf_counter()
         losses.supcon(encoder(waveforms), labels).backward()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    return seconds / CALIBRATION_ROWS
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / CALIBRATION_ROWS
