@@ -25,9 +25,8 @@ from ray.tune.search import Searcher
 from sweeps.cells import Cell, Space
 from sweeps.halving import Halving
 from sweeps.hub import CANCELLED, Order
+from sweeps.ledger import Ledger
 from sweeps.trial import Assignment
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 # The early score that pruning compares, and the final one that the search maximises.
 EARLY_SCORE, SCORE = "valid_knn", "valid_score"
@@ -83,11 +82,9 @@ class Studies(Searcher):
         self.capacity: Callable[[], int] = lambda: 1
         self.interrupted = threading.Event()
         self.began = time.monotonic()
-        self.studies = {cell.name: _open(cell, storage) for cell in cells}
+        self.ledgers = {cell.name: _open(cell, storage) for cell in cells}
         self.orphans = [
-            Asked(self.cells[name], optuna.trial.Trial(study, trial._trial_id))
-            for name, study in self.studies.items()
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            Asked(self.cells[name], trial) for name, ledger in self.ledgers.items() for trial in ledger.running()
         ]
         self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
@@ -108,23 +105,23 @@ class Studies(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if EARLY_SCORE in result and not result.get("ended"):
-            self.live[trial_id].trial.report(result[EARLY_SCORE], result["epoch"])
+            asked = self.live[trial_id]
+            self.ledgers[asked.cell.name].report(asked.trial, result[EARLY_SCORE], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         asked, result = self.live.pop(trial_id), result or {}
-        name, study = asked.cell.name, self.studies[asked.cell.name]
+        name, ledger = asked.cell.name, self.ledgers[asked.cell.name]
         if result.get("failed") == CANCELLED:  # the hub hears of an interruption before its driver does
             self.interrupted.set()
         if self.interrupted.is_set() and not result.get("ended"):
             return  # not lost: it stays RUNNING and is adopted at the next start
         if error or result.get("failed"):
-            study.tell(asked.trial, state=TrialState.FAIL)
+            ledger.tell(asked.trial, TrialState.FAIL)
         elif result.get("ended"):
-            asked.trial.set_user_attr("cost", result["cost"])
-            study.tell(asked.trial, result[SCORE])
-            self.stale[name] = 0 if study.best_trial.number == asked.trial.number else self.stale[name] + 1
+            ledger.tell(asked.trial, TrialState.COMPLETE, result[SCORE], cost=result["cost"])
+            self.stale[name] = 0 if ledger.study.best_trial.number == asked.trial.number else self.stale[name] + 1
         else:
-            study.tell(asked.trial, state=TrialState.PRUNED)
+            ledger.tell(asked.trial, TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage has it. Tune wants the file."""
@@ -165,8 +162,8 @@ class Studies(Searcher):
         return self.early_stopping and unfinished and trial.number >= STARTUP_TRIALS and trial.should_prune()
 
     def history(self, cell: Cell) -> list[FrozenTrial]:
-        """All trials of a cell that count, in order."""
-        return [trial for trial in self.studies[cell.name].get_trials(deepcopy=False) if counts(trial)]
+        """All trials of a cell, in order."""
+        return self.ledgers[cell.name].trials
 
     def _assignment(self, cell: Cell, number: int, params: dict[str, Any]) -> Assignment:
         return Assignment(
@@ -190,17 +187,17 @@ class Studies(Searcher):
         """Of the least served cell; of equals, of the one whose best score is the freshest."""
         open_cells = [name for name in self.cells if self._left(name)]
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
-        study, asked = self.studies[name], self.asked[name]
+        asked = self.asked[name]
         # A seed per trial, from the history: a restart proposes what the undisturbed search would have, and never the
         # same point twice.
-        study.sampler = optuna.samplers.TPESampler(
+        sampler = optuna.samplers.TPESampler(
             seed=zlib.crc32(f"{self.seed} {name} {asked}".encode()),
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
         )
         self.asked[name] += 1
-        return Asked(self.cells[name], study.ask(distributions(self.cells[name].space)))
+        return Asked(self.cells[name], self.ledgers[name].ask(distributions(self.cells[name].space), sampler))
 
 
 class StudyStopping(FIFOScheduler):
@@ -254,28 +251,15 @@ def open_storage(url: str) -> BaseStorage:
     return RDBStorage(url, engine_kwargs=connect)
 
 
-def _open(cell: Cell, storage: BaseStorage) -> optuna.Study:
-    study = optuna.create_study(study_name=cell.name, storage=storage, direction="maximize", load_if_exists=True)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _whole(trial):  # the driver was killed inside ask()
-            study.tell(trial.number, state=TrialState.FAIL)
-    if not any(counts(trial) or trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(cell.space.first_guess())
+def _open(cell: Cell, storage: BaseStorage) -> Ledger:
     # A third of the epochs is always given; after that only the better half of what came so far goes on.
-    study.pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
-    return study
+    pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
+    ledger = Ledger(cell.name, storage, pruner=pruner)
+    ledger.suggest_first(cell.space.first_guess())
+    return ledger
 
 
 def _since_best(trials: Sequence[FrozenTrial]) -> int:
     """How many complete trials ended since the best one."""
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     return len(values) - 1 - values.index(max(values)) if values else 0
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial uses up budget: not one that waits in the queue, nor one that was killed inside ask()."""
-    return trial.state != TrialState.WAITING and (trial.state != TrialState.FAIL or _whole(trial))
-
-
-def _whole(trial: FrozenTrial) -> bool:
-    return set(trial.params) == {"batch_size", "chunk_seconds", "probe_lr"}

@@ -18,7 +18,7 @@ ONLY_IMPORTERS = {
     "transformers": "audioconfit.encoders",
     "matplotlib": "audioconfit.figures",
     "mlflow": ("sweeps.tracking", "sweeps.registry", "sweeps.served"),
-    "optuna": ("sweeps.studies", "sweeps.halving", "sweeps.search", "sweeps.selection"),
+    "optuna": ("sweeps.studies", "sweeps.ledger", "sweeps.halving", "sweeps.search", "sweeps.selection"),
     "ray": "sweeps",
 }
 
