@@ -23,6 +23,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from sweeps import storage, view
 
 RETRY_SECONDS = (0, 1, 5, 30)
+# What comes within a second goes to MLflow together: a short trial's run is opened, filled and ended in three calls.
+GATHER_SECONDS, GATHER_EVENTS = 1.0, 1000
 LONGEST_VALUE = 6000  # of a parameter in MLflow
 
 
@@ -48,6 +50,8 @@ class Tracker:
         self.problems: list[str] = []
         self.writing = threading.Lock()
         self.begun: set[str] = set()  # keys whose end the journal has not got
+        self.there: set[str] = set()  # keys that MLflow may have a run of; others need not be looked for
+        self.hurried = threading.Event()
         self.applied = int(self.mark.read_text()) if self.mark.exists() else 0
         self.written = self._replay()
         self.file = self.journal.open("ab", buffering=0)
@@ -85,22 +89,25 @@ class Tracker:
     def flush(self, timeout_seconds: float = 120.0) -> None:
         """Waits until MLflow has all that was said so far."""
         deadline = time.monotonic() + timeout_seconds
+        self.hurried.set()
         while self.applied < self.written and not self.problems and time.monotonic() < deadline:
             time.sleep(0.05)
+        self.hurried.clear()
 
     def run_id(self, key: str) -> str:
         """The MLflow run of a trial that was told and flushed."""
         if key not in self.runs:
-            found = self.client.search_runs([self.experiment], f"tags.key = '{key}'", max_results=1)
-            if not found:
+            found = self._found(key)
+            if found is None:
                 raise RuntimeError(
                     f"MLflow at {self.uri} has no run for {key}: {'; '.join(self.problems) or 'not told'}"
                 )
-            return str(found[0].info.run_id)
+            return str(found.info.run_id)
         return self.runs[key].id
 
     def close(self, timeout_seconds: float = 120.0) -> None:
         """Waits until MLflow has what the journal has. What it did not take is replayed at the next start."""
+        self.hurried.set()
         self.events.put(None)
         self.thread.join(timeout_seconds)
         self.file.close()
@@ -142,6 +149,7 @@ class Tracker:
         events = [json.loads(line) for line in content[:whole].splitlines()]
         for number, event in enumerate(events):
             self._note(event)
+            self.there.add(event["key"])
             if number >= self.applied:
                 self.events.put((number, event))
         return len(events)
@@ -150,7 +158,8 @@ class Tracker:
         closing = False
         while not closing:
             turn = [self.events.get()]
-            while not self.events.empty() and len(turn) < 100:
+            self.hurried.wait(GATHER_SECONDS)
+            while not self.events.empty() and len(turn) < GATHER_EVENTS:
                 turn.append(self.events.get())
             closing = None in turn
             events = [item for item in turn if item is not None]
@@ -166,6 +175,7 @@ class Tracker:
                 return True
             except Exception as error:  # whatever a server or a network can do: tried again, then told at the end
                 problem = f"{type(error).__name__}: {error}"
+                self.there.update(event["key"] for event in events)
                 if storage.is_full(error):  # time alone makes no room
                     break
         self.problems.append(problem)
@@ -181,8 +191,10 @@ class Tracker:
 
     def _apply(self, events: list[dict[str, Any]]) -> None:
         """One turn: the events of each run in order, its parameters, tags and metrics in one batch."""
-        for key in dict.fromkeys(event["key"] for event in events):
-            mine = [event for event in events if event["key"] == key]
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for event in events:
+            runs.setdefault(event["key"], []).append(event)
+        for key, mine in runs.items():
             tracked = self._open(key, mine[0])
             self._log(tracked, mine)
             for event in mine:
@@ -193,10 +205,10 @@ class Tracker:
         """The run of a key: known, found in MLflow (a restarted trial goes on in it), or created."""
         if key in self.runs:
             return self.runs[key]
-        found = self.client.search_runs([self.experiment], f"tags.key = '{key}'", max_results=1)
+        found = key in self.there and self._found(key)
         if found:
-            self.client.update_run(found[0].info.run_id, status="RUNNING")
-            self.runs[key] = Tracked(found[0].info.run_id, self._last_step(found[0]))
+            self.client.update_run(found.info.run_id, status="RUNNING")
+            self.runs[key] = Tracked(found.info.run_id, self._last_step(found))
         else:
             tags = {"key": key, "sweep": self.sweep}
             if event.get("cell"):
@@ -207,6 +219,9 @@ class Tracker:
             run = self.client.create_run(self.experiment, run_name=name, tags=tags, start_time=event["time"])
             self.runs[key] = Tracked(run.info.run_id)
         return self.runs[key]
+
+    def _found(self, key: str) -> Run | None:
+        return next(iter(self.client.search_runs([self.experiment], f"tags.key = '{key}'", max_results=1)), None)
 
     def _log(self, tracked: Tracked, events: list[dict[str, Any]]) -> None:
         params: dict[str, str] = {}
