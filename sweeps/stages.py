@@ -49,10 +49,14 @@ class StageStore:
         temporary = folder.with_name(f".{key}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        stage.train.save(temporary / "train.safetensors")
-        stage.valid.save(temporary / "valid.safetensors")
-        (temporary / "curve.json").write_text(json.dumps(stage.curve))
-        stage.encoder.save(temporary / "encoder")
+        try:
+            stage.train.save(temporary / "train.safetensors")
+            stage.valid.save(temporary / "valid.safetensors")
+            (temporary / "curve.json").write_text(json.dumps(stage.curve))
+            stage.encoder.save(temporary / "encoder")
+        except Exception:  # a full disk, most of all: what was written of it takes the room of what follows
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         if self.has(key) and not self.has_encoder(key):
             self._put_encoder_back(key, temporary)
         else:
@@ -95,6 +99,15 @@ class StageStore:
         resting = [path for path in (self.root / "inflight").glob("*.pt") if path.stem not in live]
         for path in sorted(resting, key=lambda path: -path.stat().st_mtime)[keep:]:
             path.unlink(missing_ok=True)
+
+    def drop_leftovers(self) -> None:
+        """What killed workers and drivers left half written. For when nobody is at work."""
+        for pattern in ("stages/.*", "stages/*/.*", "inflight/.*", "trials/*/.*"):
+            for path in self.root.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def _put_encoder_back(self, key: str, temporary: Path) -> None:
         """A stage whose encoder had been dropped was trained again, for the encoder's sake."""
