@@ -4,6 +4,7 @@ predicts.
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
@@ -55,28 +56,33 @@ def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -
     client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
     version = _version_of(client, name, best.key)
     if version is None:
-        classifier = best.folder / "classifier"
-        _assemble(best, store).save(classifier)
-        mlflow.set_tracking_uri(tracker.uri)
-        with mlflow.start_run(run_id=tracker.run_id(best.key)):
-            logged = mlflow.pyfunc.log_model(
-                name="classifier",
-                python_model=str(SERVED),
-                artifacts={"classifier": str(classifier)},
-                signature=SIGNATURE,
-                pip_requirements=["audioconfit"],
-            )
+        logged = _log(tracker, best, assemble(best, store))
         version = _new_version(client, name, logged, {"key": best.key, "cell": winner.cell}, why)
     client.set_registered_model_alias(name, CHAMPION, version)
     return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
 
 
-def _assemble(best: Assignment, store: StageStore) -> Classifier:
+def assemble(best: Assignment, store: StageStore) -> Classifier:
+    """The classifier of a confirmed run: its stage's encoder and its probe."""
     waveforms = audio.load(best.prepared)
     classes = recipe.split_of(best.recipe, waveforms).classes
     return Classifier(
         store.encoder(best.recipe.stage), Probe.load(best.folder / PROBE), best.recipe.chunk_seconds, classes
     )
+
+
+def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInfo:
+    """The classifier as an MLflow model of the run that confirmed it."""
+    mlflow.set_tracking_uri(tracker.uri)
+    with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
+        classifier.save(Path(folder))
+        return mlflow.pyfunc.log_model(
+            name="classifier",
+            python_model=str(SERVED),
+            artifacts={"classifier": folder},
+            signature=SIGNATURE,
+            pip_requirements=["audioconfit"],
+        )
 
 
 def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[str, str], why: str) -> str:

@@ -1,5 +1,6 @@
 """The command, on a real Ray and a real MLflow store: it does its job, goes on, and refuses what cannot work."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from mlflow import MlflowClient
 
 from audioconfit import synthesis
 from audioconfit.classifier import Classifier
+from audioconfit.probe import Probe
+from audioconfit.recipe import Recipe
 from sweeps import grid
+from sweeps.stages import StageStore
 
 BACKBONE = "wav2vec2-tiny"
 
@@ -73,8 +77,11 @@ def test_the_champion_loads_back_and_names_a_recording_as_in_training(swept: Pat
     model = mlflow.pyfunc.load_model("models:/audioconfit-tones@champion")
     recordings = sorted(data.rglob("*.wav"))
     told = model.predict(pd.DataFrame({"audio": [recording.read_bytes() for recording in recordings]}))
-    folder = next((swept / "try" / "trials").glob("*-test-*/classifier"))
-    ours = Classifier.load(folder)
+    folder = next((swept / "try" / "trials").glob("*-test-*"))
+    summary = json.loads((folder / "result.json").read_text())
+    encoder = StageStore(swept / "try").encoder(Recipe(**summary["recipe"]).stage)
+    chunk_seconds, classes = summary["recipe"]["chunk_seconds"], tuple(summary["classes"])
+    ours = Classifier(encoder, Probe.load(folder / "probe.safetensors"), chunk_seconds, classes)
     expected = [ours.probabilities(recording) for recording in recordings]
     assert list(told["label"]) == [ours.classes[int(row.argmax())] for row in expected]
     assert np.allclose(told["probability"], [float(row.max()) for row in expected], atol=1e-6)
