@@ -3,13 +3,16 @@
 import pickle
 import time
 from collections.abc import Iterator
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 import toys
 
+from audioconfit.training import Diverged
 from sweeps import hub
 from sweeps.hub import Order
 from sweeps.slots import Pool, SlotShape
@@ -57,6 +60,21 @@ def test_a_failing_job_fails_alone(service: Any) -> None:
     assert len(told) == 1
     assert end == "ValueError: this toy is broken"
     assert results(service, "after the broken one")[1] is None
+
+
+def test_after_an_error_that_explains_itself_the_process_goes_on(service: Any) -> None:
+    before, _ = results(service, "before the errors")
+    for number, error in enumerate([MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Diverged(1, 2, nan)]):
+        assert results(service, f"explained {number}", raise_at=1, error=error)[1] == f"{type(error).__name__}: {error}"
+    after, _ = results(service, "after the errors")
+    assert before[-1]["pid"] == after[-1]["pid"]
+
+
+def test_after_any_other_error_the_process_is_replaced(service: Any) -> None:
+    before, _ = results(service, "before the unknown")
+    assert results(service, "unknown", raise_at=1, error=RuntimeError("CUDA error"))[1] == "RuntimeError: CUDA error"
+    after, _ = results(service, "after the unknown")
+    assert before[-1]["pid"] != after[-1]["pid"]
 
 
 def test_a_cancelled_job_ends_at_its_next_step(service: Any) -> None:

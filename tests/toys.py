@@ -13,7 +13,7 @@ def work(task: dict[str, Any], tell: Tell) -> None:
     for step in range(1, task.get("steps", 2) + 1):
         time.sleep(task.get("seconds", 0.0))
         if step == task.get("raise_at"):
-            raise ValueError("this toy is broken")
+            raise task.get("error", ValueError("this toy is broken"))
         if step == task.get("die_at") and _first(task["die_once"]):
             os._exit(1)
         if step == task.get("hang_at") and _first(task["die_once"]):
