@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private import state
+from ray._private import services, state
 
 from sweeps.interrupt import Halted
 from sweeps.plan import Plan
@@ -36,6 +36,7 @@ def connected(plan: Plan) -> Iterator[SlotShape]:
         ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
+            address="local",
             num_cpus=_embedded_cpus(plan),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -49,8 +50,14 @@ def connected(plan: Plan) -> Iterator[SlotShape]:
 
 
 def address() -> str | None:
-    """The cluster to join; None on a machine of its own."""
-    return os.environ.get("RAY_ADDRESS")
+    """The cluster to join: RAY_ADDRESS, else the one that `ray start` has made this machine part of; None where there
+    is none or RAY_ADDRESS says "local".
+    """
+    asked = os.environ.get("RAY_ADDRESS")
+    if asked:
+        return None if asked == "local" else asked
+    started = services.find_bootstrap_address(None)  # its file outlives the cluster
+    return started if started in services.find_gcs_addresses() else None
 
 
 def on_nodes(function: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:

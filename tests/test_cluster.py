@@ -36,3 +36,11 @@ def test_decoding_on_the_cluster_gives_the_same_store(tmp_path: Path) -> None:
     spread = audio.prepare(corpus, tmp_path / "spread", map=cluster.on_nodes)
     assert spread.fingerprint == here.fingerprint
     assert (spread.samples == here.samples).all()
+
+
+@pytest.mark.parametrize(("asked", "joined"), [("local", None), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_the_address_says_which_cluster_is_joined(
+    asked: str, joined: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", asked)
+    assert cluster.address() == joined
