@@ -21,6 +21,7 @@ def local_ray() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(
+            address="local",
             num_cpus=2,
             object_store_memory=200 * 1024**2,
             include_dashboard=False,
