@@ -36,10 +36,11 @@ STARTUP_TRIALS = 5  # drawn at random and run to the end, before TPE and pruning
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that Tune was given: its study's handle, so that results find their way back."""
+    """A trial that was asked: its study's handle, so that results find their way back, and its stage 1."""
 
     cell: Cell
     trial: optuna.trial.Trial
+    stage: str
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -83,9 +84,8 @@ class Studies(Searcher):
         self.interrupted = threading.Event()
         self.began = time.monotonic()
         self.ledgers = {cell.name: _open(cell, storage) for cell in cells}
-        self.orphans = [
-            Asked(self.cells[name], trial) for name, ledger in self.ledgers.items() for trial in ledger.running()
-        ]
+        # Asked and not at work: from an earlier start, or until nobody is at their stage.
+        self.held = [_asked(self.cells[name], one) for name, ledger in self.ledgers.items() for one in ledger.running()]
         self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
@@ -100,7 +100,10 @@ class Studies(Searcher):
         # Never more trials than live slots: parameters asked early know less.
         if len(self.live) >= max(1, self.capacity()):
             return None
-        asked = self.live[trial_id] = self.orphans.pop(0) if self.orphans else self._ask()
+        asked = self._next()
+        if asked is None:
+            return None
+        self.live[trial_id] = asked
         return {"cell": asked.cell.name, "number": asked.trial.number, "order": order(self.assignment(asked))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -149,7 +152,7 @@ class Studies(Searcher):
 
     def remaining(self) -> int:
         """How many trials are still to run or to finish."""
-        return sum(self._left(name) for name in self.cells) + len(self.orphans)
+        return sum(self._left(name) for name in self.cells) + len(self.held)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial's own study would prune it now.
@@ -183,9 +186,22 @@ class Studies(Searcher):
             return 0
         return max(0, self.budget.trials - self.asked[name])
 
-    def _ask(self) -> Asked:
-        """Of the least served cell; of equals, of the one whose best score is the freshest."""
+    def _next(self) -> Asked | None:
+        """A trial whose stage 1 nobody is at, or its slot would stand idle; those that were asked before come first."""
+        busy = {asked.stage for asked in self.live.values()}
+        asked = next((asked for asked in self.held if asked.stage not in busy), None)
+        if asked is not None:
+            self.held.remove(asked)
+            return asked
+        while (asked := self._ask()) is not None and asked.stage in busy:
+            self.held.append(asked)
+        return asked
+
+    def _ask(self) -> Asked | None:
+        """Of the least served cell; of equals, of the one whose best score is the freshest. None: nothing is left."""
         open_cells = [name for name in self.cells if self._left(name)]
+        if not open_cells:
+            return None
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
         asked = self.asked[name]
         # A seed per trial, from the history: a restart proposes what the undisturbed search would have, and never the
@@ -197,7 +213,7 @@ class Studies(Searcher):
             constant_liar=True,
         )
         self.asked[name] += 1
-        return Asked(self.cells[name], self.ledgers[name].ask(distributions(self.cells[name].space), sampler))
+        return _asked(self.cells[name], self.ledgers[name].ask(distributions(self.cells[name].space), sampler))
 
 
 class StudyStopping(FIFOScheduler):
@@ -249,6 +265,10 @@ def open_storage(url: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return RDBStorage(url, engine_kwargs=connect)
+
+
+def _asked(cell: Cell, trial: optuna.trial.Trial) -> Asked:
+    return Asked(cell, trial, cell.recipe(trial.params).stage)
 
 
 def _open(cell: Cell, storage: BaseStorage) -> Ledger:

@@ -154,3 +154,20 @@ def test_a_journal_file_serves_as_storage(tmp_path: Path) -> None:
     search.capacity = lambda: 100
     run(search, "0")
     assert search.remaining() == 1
+
+
+def test_no_slot_is_given_a_trial_whose_stage_is_at_work(tmp_path: Path) -> None:
+    search = Studies(
+        [makers.cell()],  # four stages
+        budget=Budget(trials=12),
+        root=tmp_path,
+        storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
+    )
+    search.capacity = lambda: 12
+    at_work = {ask(search, str(number)).stage for number in range(4)}
+    assert len(at_work) == 4
+    assert search.suggest("5") is None  # all that is left waits, and is asked already
+    assert search.remaining() == len(search.held) == 8
+    freed = search.live["0"].stage
+    search.on_trial_complete("0", {"ended": True, "valid_score": 1.0, "cost": 1.0})
+    assert ask(search, "6").stage == freed
