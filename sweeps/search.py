@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 
 from sweeps import selection
@@ -33,6 +33,7 @@ class Record(tune.Callback):
     view: View
     store: StageStore
     encoders_kept: int
+    leading: dict[str, list[FrozenTrial]] = field(default_factory=dict)  # of each cell, those that keep their encoders
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune puts its callbacks into snapshots that nobody reads, and these hold threads and databases."""
@@ -71,17 +72,24 @@ class Record(tune.Callback):
         why = f"{result['failed']}\n{assignment.recipe!r}" if outcome == "failed" else None
         self.tracker.end(assignment.key, outcome, why=why, files=assignment.folder)
         self.view.ended(trial.config["cell"], outcome, result.get(SCORE) if outcome == "complete" else None)
-        self._tidy(self.studies.cells[trial.config["cell"]])
+        self._tidy(self.studies.cells[trial.config["cell"]], trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.tracker.end(trial.config["order"].key, "failed", why="Tune's own actor for this trial died three times.")
         self.view.ended(trial.config["cell"], "failed")
 
-    def _tidy(self, cell: Cell) -> None:
-        """Disk grows with cells, not trials: the best encoders stay, and the latest checkpoints of pruned trials."""
-        stages = [cell.recipe(trial.params).stage for trial in selection.by_score(self.studies.history(cell))]
+    def _tidy(self, cell: Cell, number: int) -> None:
+        """Disk grows with cells, not trials: the best encoders stay, and the latest checkpoints of pruned trials.
+
+        A trial that ended can only displace those that led before; what earlier starts left is looked through once.
+        """
+        history = self.studies.history(cell)
+        rivals = [*self.leading[cell.name], history[number]] if cell.name in self.leading else history
+        ranked = selection.by_score(rivals)
+        stages = [cell.recipe(trial.params).stage for trial in ranked]
         self.store.keep_encoders(set(stages[: self.encoders_kept]), among=set(stages))
-        live = {asked.cell.recipe(asked.trial.params).stage for asked in self.studies.live.values()}
+        self.leading[cell.name] = ranked[: self.encoders_kept]
+        live = {asked.stage for asked in self.studies.live.values()}
         self.store.drop_checkpoints(keep=len(self.studies.cells), live=live)
 
 
