@@ -225,3 +225,16 @@ def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys
     assert "short calibration" in said
     row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-tiny.tones"))
     assert row[1:6] == ["8", "0.25", "0.5", "2", "1"]  # batches, chunks; two different stages, one confirmation
+
+
+@pytest.mark.slow
+def test_two_workers_reach_what_one_reaches(local_ray: None, tmp_path: Path, data: Path) -> None:
+    reached = []
+    for workers in ("1", "2"):
+        storage = tmp_path / workers
+        assert grid.main(command(storage, "--workers-per-trial", workers, data=data, trials=1)) == 0
+        (result,) = (storage / "try" / "trials").glob("*-test-*/result.json")
+        summary = json.loads(result.read_text())
+        reached.append(StageStore(storage / "try").frozen_features(Recipe(**summary["recipe"]).stage)[0].embeddings)
+    # The same gradient to rounding: the features may drift by as much as a few Adam steps amplify it.
+    assert np.allclose(reached[0], reached[1], atol=1e-3 * float(reached[0].abs().max()))
