@@ -118,6 +118,9 @@ def silence() -> None:
     """Ray's and its companions' own output is noise beside the live view; errors still come through."""
     for name in ("ray", "ray.tune", "ray.train", "ray._private", "mlflow", "alembic", "optuna", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What these complain of with tracebacks is told by the tracker, or nobody reads it (Tune's snapshots).
+    for name in ("mlflow.store.db.utils", "ray.tune.execution.experiment_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"ray\..*|mlflow\..*|optuna\..*")
 
 

@@ -27,7 +27,7 @@ class Watch:
         wait_seconds: so long no slot at all may be up.
         room: how many slots the cluster now holds, or None where the number is fixed.
         resources: says what the slots ask for and what there is.
-        halt: called once, with why the sweep cannot go on.
+        halt: called with why the sweep cannot go on.
     """
 
     def __init__(
@@ -49,10 +49,12 @@ class Watch:
         self.thread.start()
 
     def close(self) -> None:
-        """Ends the watch after a last look."""
+        """Ends the watch after a last look: a hub that halted ends the search before anyone has seen why."""
         self.closing.set()
         self.thread.join(30.0)
-        self._look()
+        why = self._look()
+        if why is not None:
+            self.halt(why)
 
     def _run(self) -> None:
         while not self.closing.wait(LOOK_SECONDS):
