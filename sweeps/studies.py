@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -203,17 +204,29 @@ class Studies(Searcher):
         if not open_cells:
             return None
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
-        asked = self.asked[name]
+        asked, space = self.asked[name], distributions(self.cells[name].space)
         # A seed per trial, from the history: a restart proposes what the undisturbed search would have, and never the
         # same point twice.
-        sampler = optuna.samplers.TPESampler(
+        sampler = KnownSpace(
+            space,
             seed=zlib.crc32(f"{self.seed} {name} {asked}".encode()),
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
         )
         self.asked[name] += 1
-        return _asked(self.cells[name], self.ledgers[name].ask(distributions(self.cells[name].space), sampler))
+        return _asked(self.cells[name], self.ledgers[name].ask(space, sampler))
+
+
+class KnownSpace(TPESampler):
+    """TPE that is told its space: Optuna's own looks for it in every trial that was, at every ask."""
+
+    def __init__(self, space: dict[str, BaseDistribution], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.space = {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.space
 
 
 class StudyStopping(FIFOScheduler):
