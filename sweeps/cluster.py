@@ -60,12 +60,25 @@ def address() -> str | None:
     return started if started in services.find_gcs_addresses() else None
 
 
-def on_nodes(function: Callable[[int], int], numbers: Iterable[int]) -> Iterator[int]:
-    """`map` over the cluster's cores, for preparing corpora; results come as they are ready."""
+def on_nodes(
+    function: Callable[[int], int], numbers: Iterable[int], *, wait_seconds: float | None = None
+) -> Iterator[int]:
+    """`map` over the cluster's cores, for preparing corpora; results come as they are ready.
+
+    Raises:
+        Halted: none came for `wait_seconds`.
+    """
     task: Any = ray.remote(num_cpus=1, max_retries=5)(lambda number: function(number))  # Ray takes no partial
     waiting = [task.remote(number) for number in numbers]
     while waiting:
-        ready, waiting = ray.wait(waiting)
+        ready, waiting = ray.wait(waiting, timeout=wait_seconds)
+        if not ready:
+            free = ray.available_resources().get("CPU", 0)
+            raise Halted(
+                f"no part of the recordings was decoded for {wait_seconds:.0f} s: the cluster has "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPU, {free:g} of them free; free some or wait longer "
+                "(--wait), then run the same command again"
+            )
         yield from ray.get(ready)
 
 

@@ -7,6 +7,7 @@ where it stopped.
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from rich.console import Console
 
@@ -42,7 +43,8 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
             on_cluster = cluster.address() is not None
             if on_cluster:
                 held.enter_context(cluster.connected(asked))
-            ready = tasks.prepare(asked, console, map=cluster.on_nodes if on_cluster else None)
+            decode = partial(cluster.on_nodes, wait_seconds=asked.wait_seconds)
+            ready = tasks.prepare(asked, console, map=decode if on_cluster else None)
             cells = lay_out(asked, ready)
             if asked.dry_run:
                 report.show_plan(asked, cells, ready, forecast.of_cells(asked, cells, ready), console)
