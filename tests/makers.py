@@ -12,16 +12,16 @@ RATE = 16_000
 SPACE = Space(batch_sizes=(8, 16), chunk_seconds=(0.25, 0.5), probe_lr=(1e-3, 1e-1))
 
 
-def tones(folder: Path, *, classes: int = 3, clips: int = 8, seconds: float = 0.5) -> Path:
+def tones(folder: Path, *, classes: int = 3, clips: int = 8, seconds: float = 0.5, noise: float = 0.1) -> Path:
     """A folder per class; the clips of a class are noisy tones of one pitch."""
     rng = np.random.default_rng(0)
     time = np.arange(round(seconds * RATE)) / RATE
     for number in range(classes):
         for take in range(clips):
-            tone = np.sin(2 * np.pi * 200 * 2**number * time) + 0.1 * rng.standard_normal(len(time))
+            tone = np.sin(2 * np.pi * 200 * 2**number * time) + noise * rng.standard_normal(len(time))
             path = folder / f"pitch-{number}" / f"{take}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, 0.3 * tone, RATE)
+            soundfile.write(path, 0.3 * tone / max(1.0, 3 * noise), RATE)
     return folder
 
 
