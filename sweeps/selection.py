@@ -94,6 +94,9 @@ def explain(winner: Candidate, candidates: Sequence[Candidate]) -> str:
         f"{winner.valid:.4f} over {len(winner.runs)} {over}. "
         f"Test, read after this choice: {mean:.4f} ± {deviation:.4f}."
     )
+    low, high = (winner.best_run.metrics.get(f"test_accuracy_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        said += f" The handed-over run alone: 95 per cent interval {low:.3f} to {high:.3f} over its test clips."
     others = [candidate for candidate in candidates if candidate.cell != winner.cell]
     if not others:
         return said + " There was no other candidate."

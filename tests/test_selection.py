@@ -21,7 +21,12 @@ def candidate(backbone: str, valid: list[float], test: list[float], cost: float 
     runs = tuple(
         Confirmed(
             Assignment(makers.recipe(backbone=backbone, seed=seed), Path(), Path(), key=f"{backbone}-{seed}"),
-            {"valid_score": valid[seed], "test_score": test[seed]},
+            {
+                "valid_score": valid[seed],
+                "test_score": test[seed],
+                "test_accuracy_low": test[seed] - 0.1,
+                "test_accuracy_high": test[seed] + 0.1,
+            },
         )
         for seed in range(len(valid))
     )
@@ -62,3 +67,4 @@ def test_the_explanation_names_the_runner_up_and_a_margin_within_the_spread() ->
     assert "other" in said
     assert "0.0100 behind" in said
     assert "less than the spread" in said
+    assert "interval 0.400 to 0.600" in said
