@@ -4,6 +4,8 @@ minutes on two cores.
 
 Both run the same trial, one at a time, on the same Ray, with the same settings; those of sweeps/__init__.py (faster
 polling, no metrics, no preemption watcher) make the documented pattern faster than it is by default.
+
+On 2 shared cores under load 4, 2026-11-21: 0.048 s and 32 s, 672 times less.
 """
 
 import statistics

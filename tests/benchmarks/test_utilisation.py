@@ -4,6 +4,9 @@ tests/benchmarks/test_utilisation.py`, a minute on one core.
 Studies choose the trials and stop them, the hub's own rule hands them out; only Tune, Ray and the training are left
 out. A trial lasts as long as its corpus, backbone, batch size and chunk make it, give or take a tenth; stage 1 that
 another trial has run is not run again. The wall-clock hours are no prediction, only their ratios count.
+
+2026-11-21: 100 per cent until the last trial is asked where a searcher that lets trials wait in slots reaches 78; the
+search ends after 12.4 instead of 14.3 hours, or 13.3 instead of 16.3 without early stopping.
 """
 
 import heapq
