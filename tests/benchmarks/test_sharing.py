@@ -4,8 +4,8 @@
 The real studies, the real store, the real trials of wav2vec2-tiny on generated tones, one after the other in this
 process. Both searches must come out the same, trial by trial: sharing saves work and changes nothing.
 
-On 2 shared cores under load 3, 2026-11-21: 3.6 times fewer epochs, 3.5 times less CPU time. 40/12 is the least there is
-where every key is tried and all cost the same.
+On 2 shared cores under load 2 to 3, 2026-11-21: 3.6 times fewer epochs, 3.1 and 3.5 times less CPU time (two runs).
+Where every key is tried and all cost the same, 40/12 is the most there can be.
 """
 
 import time

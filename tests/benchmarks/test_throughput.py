@@ -5,8 +5,9 @@ Ten cells, Optuna and MLflow on SQLite, the journal, the hub, one warm slot, the
 early score and a final one. The clock runs until MLflow has everything; half-way the slot is replaced, as after every
 500 trials. Beside the clock the table has the CPU time of the driver's process, which neighbours stretch less.
 
-On 2 shared cores under load 9, 2026-11-21: 93 ms a trial, last fifth / first fifth 1.18 on the clock, 1.23 in CPU time.
-All in one cell: 1.21 and 1.32, for Optuna's sampler weighs every trial of its study.
+On 2 shared cores, 2026-11-21, last fifth / first fifth on the clock and in CPU time: 62 ms a trial, 1.09 and
+1.18 under load 3; 93 ms, 1.18 and 1.23 under load 9.
+All in one cell: 105 ms, 1.21 and 1.32 (load 6), for Optuna's sampler weighs every trial of its study.
 """
 
 import os

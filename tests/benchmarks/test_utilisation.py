@@ -7,6 +7,8 @@ another trial has run is not run again. The wall-clock hours are no prediction, 
 
 2026-11-21: 100 per cent until the last trial is asked where a searcher that lets trials wait in slots reaches 78; the
 search ends after 12.4 instead of 14.3 hours, or 13.3 instead of 16.3 without early stopping.
+Mean of two seeds, hours until the end with early stopping / without: 13.6 / 16.3 if trials wait in slots; held without
+bound 12.2 / 13.2; at most 8, 4, 2, 1 held per cell 12.6 / 14.4, 16.4 / 17.3, 18.6 / 24.5, 25.7 / 32.0.
 """
 
 import heapq
