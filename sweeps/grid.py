@@ -11,7 +11,7 @@ from functools import partial
 
 from rich.console import Console
 
-from sweeps import cluster, demo, forecast, plan, reconcile, report, storage, tasks
+from sweeps import cluster, demo, forecast, nodes, plan, reconcile, report, storage, tasks
 from sweeps.cells import lay_out
 from sweeps.interrupt import INTERRUPTED, Halted, Interrupted
 from sweeps.sweep import Sweep
@@ -43,6 +43,7 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
             on_cluster = cluster.address() is not None
             if on_cluster:
                 held.enter_context(cluster.connected(asked))
+                nodes.check_shared(asked.storage.absolute(), asked.recordings)
             decode = partial(cluster.on_nodes, wait_seconds=asked.wait_seconds)
             ready = tasks.prepare(asked, console, map=decode if on_cluster else None)
             cells = lay_out(asked, ready)

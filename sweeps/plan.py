@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,15 @@ SETTINGS = (
     *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps"),
     *("augment", "spec_augment", "layer_drop", "precision", "probe_epochs"),
 )
+
+# What a cluster's nodes set once, so that the same command works on a laptop, on the head and as a job.
+FROM_ENVIRONMENT = {
+    "data": "AUDIOCONFIT_DATA",
+    "storage": "AUDIOCONFIT_STORAGE",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "optuna_storage": "AUDIOCONFIT_OPTUNA_STORAGE",
+}
+ENVIRONMENT = dict(os.environ)  # as the user set it: MLflow writes its variable itself
 
 
 class Plan(BaseModel):
@@ -105,15 +115,23 @@ class Plan(BaseModel):
         """Where this sweep keeps all that it must not lose."""
         return self.storage.absolute() / self.name
 
+    @property
+    def recordings(self) -> list[Path]:
+        """Where the raw recordings lie that are here."""
+        own = [Path(name) for name in self.datasets if name not in corpora.CORPORA]
+        known = [self.data] if len(own) < len(self.datasets) else []
+        return [path.absolute() for path in (*known, *own) if path.exists()]
 
-def parse(arguments: Sequence[str] | None = None) -> Plan:
-    """The plan of a command line.
+
+def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = ENVIRONMENT) -> Plan:
+    """The plan of a command line; FROM_ENVIRONMENT fills in what it leaves out.
 
     Raises:
         ValueError: one line per thing that is wrong, each with the value and the way out.
     """
     given = vars(_parser().parse_args(arguments))
-    values = {name: value for name, value in given.items() if value is not None}
+    said = {name: environment[variable] for name, variable in FROM_ENVIRONMENT.items() if environment.get(variable)}
+    values = said | {name: value for name, value in given.items() if value is not None}
     if values.get("demo"):
         values = DEMO | values
     if "datasets" not in values:
@@ -186,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--datasets", help=f"names ({known}), 'all', or paths of your own data")
     what.add_argument("--backbones", help="names, 'all' (the paper's three), Hugging Face ids or local folders")
     what.add_argument("--methods", help=f"of {', '.join(METHODS)}; default pairtune")
-    what.add_argument("--data", help="the folder with one folder per raw corpus; default data")
+    what.add_argument("--data", help="the folder with one folder per raw corpus; default $AUDIOCONFIT_DATA or data")
     what.add_argument("--protocol", help="another split than the corpus' default")
     what.add_argument("--demo", action="store_true", default=None, help="generated corpora, tiny backbones, no network")
 
@@ -211,10 +229,17 @@ def _parser() -> argparse.ArgumentParser:
 
     where = parser.add_argument_group("where")
     where.add_argument("--name", help="of the sweep; the same name goes on with it; default sweep")
-    where.add_argument("--storage", help="folder for prepared corpora, trials, results; default storage")
-    where.add_argument("--tracking-uri", help="of MLflow; default a database in the storage folder")
     where.add_argument(
-        "--optuna-storage", help="URL of a database, or journal:PATH; default SQLite in the sweep's folder"
+        "--storage",
+        help="folder for prepared corpora, trials, results, on a cluster one that all nodes see; "
+        "default $AUDIOCONFIT_STORAGE or storage",
+    )
+    where.add_argument(
+        "--tracking-uri", help="of MLflow; default $MLFLOW_TRACKING_URI or a database in the storage folder"
+    )
+    where.add_argument(
+        "--optuna-storage",
+        help="URL of a database, or journal:PATH; default $AUDIOCONFIT_OPTUNA_STORAGE or SQLite in the sweep's folder",
     )
     where.add_argument("--keep-encoders", help="how many trials of each cell keep their encoder's weights; default 1")
     where.add_argument("--slots", help="trials at a time; default as many as the machine or cluster holds")

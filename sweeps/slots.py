@@ -27,6 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from audioconfit.training import Diverged
 from sweeps import storage
 from sweeps.hub import CLOSED, Order, Place
+from sweeps.interrupt import Halted
 
 Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
@@ -74,7 +75,7 @@ def serve(config: dict[str, Any]) -> None:
         if order == CLOSED:
             return
         failure = _work(work, order, hub, slot, rank, world)
-        if failure and failure.storage_full:
+        if failure and failure.halts:
             ray.get(hub.halt.remote(slot, order, failure.why))
         elif rank == 0 or failure:
             ray.get(hub.finish.remote(slot, order, failure.why if failure else None))
@@ -93,7 +94,7 @@ class Failure:
 
     why: str
     explained: bool
-    storage_full: bool
+    halts: bool  # the whole sweep: no other job would escape it
 
 
 def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) -> Failure | None:
@@ -111,8 +112,10 @@ def _work(work: Work, order: Order, hub: Any, slot: str, rank: int, world: int) 
         if world > 1 and _collective_broke(error):
             raise
         traceback.clear_frames(error.__traceback__)
+        if isinstance(error, Halted):
+            return Failure(str(error), explained=True, halts=True)
         full = storage.is_full(error)
-        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, EXPLAINED), full)
+        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, EXPLAINED), halts=full)
     finally:
         gc.collect()
         if torch.cuda.is_available():

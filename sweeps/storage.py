@@ -1,4 +1,4 @@
-"""Storage that is full: nobody's recipe is at fault, and every other trial would meet it too."""
+"""Storage that is full, or that one node alone sees: no recipe is at fault, and other trials would meet it too."""
 
 import errno
 import shutil
@@ -46,4 +46,13 @@ def make_room(folder: Path, why: str) -> str:
     return (
         f"no room left ({why.strip().splitlines()[-1][:300]}). {folder} has {free:.0f} MB free: make room there, "
         "or find what else is full on that machine, then run the same command again; all that was reached is kept"
+    )
+
+
+def not_shared(folder: Path, nodes: str) -> str:
+    """What to tell the user: which nodes do not see the folder, and the way out."""
+    return (
+        f"{folder} is not the same folder on {nodes}: with several nodes, recordings and storage must lie where all of "
+        "them look (NFS, EFS, ...); name such folders with --data and --storage, or with AUDIOCONFIT_DATA and "
+        "AUDIOCONFIT_STORAGE on every node, then run the same command again"
     )

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from audioconfit import audio, figures, ranks, recipe
 from audioconfit.audio import Waveforms
 from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe, Result
+from sweeps import storage
+from sweeps.interrupt import Halted
 from sweeps.slots import Tell
 from sweeps.stages import StageStore
 
@@ -51,8 +54,14 @@ class Assignment:
 
 
 def work(assignment: Assignment, tell: Tell) -> None:
-    """Stage 1 (or its stored result), then the probe; the confirmation also reads test."""
+    """Stage 1 (or its stored result), then the probe; the confirmation also reads test.
+
+    Raises:
+        Halted: this node does not see the sweep's storage.
+    """
     started = time.monotonic()
+    if not assignment.prepared.is_dir():  # a node that joined after the sweep began
+        raise Halted(storage.not_shared(assignment.prepared, socket.gethostname()))
     waveforms, store, what = _prepared(assignment.prepared), StageStore(assignment.root), assignment.recipe
     cached = ranks.agree(_is_stored(assignment, store))
     if not cached and not _stage_one(assignment, waveforms, store, tell):

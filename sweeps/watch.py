@@ -71,7 +71,7 @@ class Watch:
         sight = ray.get(self.hub.look.remote())
         self._write(sight.events)
         if sight.halted:
-            return storage.make_room(self.log.parent, sight.halted)
+            return storage.make_room(self.log.parent, sight.halted) if storage.says_full(sight.halted) else sight.halted
         if sight.live:
             self.seen_slot = time.monotonic()
         elif full := next((error for error in self.pool.errors if storage.says_full(error)), None):

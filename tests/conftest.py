@@ -10,6 +10,8 @@ import pytest
 
 import sweeps  # noqa: F401  (sets Ray's environment, so it comes before Ray)
 
+for variable in ("AUDIOCONFIT_STORAGE", "AUDIOCONFIT_OPTUNA_STORAGE", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(variable, None)  # a developer's own sweeps are not the tests' place
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
