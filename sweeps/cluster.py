@@ -23,28 +23,35 @@ MOST_CPU_SLOTS = 4  # each holds a whole encoder with its optimiser in memory
 
 @contextmanager
 def connected(plan: Plan) -> Iterator[SlotShape]:
-    """Ray up and quiet; the shape of a slot. An embedded Ray ends with the block, a cluster is left as it was.
+    """Ray up; the shape of a slot.
 
     Raises:
         Halted: no slot can ever come up here.
     """
+    with joined(_embedded_cpus(plan)):
+        yield _slot_that_fits(plan)
+
+
+@contextmanager
+def joined(embedded_cpus: int | None = None) -> Iterator[None]:
+    """Ray up and quiet. An embedded Ray ends with the block, a cluster is left as it was."""
     silence()
     if ray.is_initialized():  # a notebook's, a test's: not ours to end
-        yield _slot_that_fits(plan)
+        yield
         return
     if address():
         ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             address="local",
-            num_cpus=_embedded_cpus(plan),
+            num_cpus=embedded_cpus,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
-        yield _slot_that_fits(plan)
+        yield
     finally:
         ray.shutdown()
 
