@@ -8,17 +8,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services, state
+import yaml
+from ray._private import services
 
 from sweeps.interrupt import Halted
 from sweeps.plan import Plan
 from sweeps.slots import SlotShape
 
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 OBJECT_STORE_BYTES = 200 * 1024**2  # nothing large travels through it: corpora and stages lie on the disk
-MOST_CPU_SLOTS = 4  # each holds a whole encoder with its optimiser in memory
+MOST_CPU_SLOTS = 4  # on a node: each holds a whole encoder with its optimiser in memory
 
 
 @contextmanager
@@ -97,17 +100,37 @@ def slot_shape(plan: Plan, resources: dict[str, float]) -> SlotShape:
 
 
 def _slot_that_fits(plan: Plan) -> SlotShape:
-    shape = slot_shape(plan, ray.cluster_resources())
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if sum(replace(shape, workers=1).fit_into(node) for node in nodes) >= shape.workers:
-        return shape
-    most = state.state.get_max_resources_from_cluster_config()  # None: it does not scale
-    if most is not None and shape.fit_into(most) >= 1:
+    has_gpus = any(node.get("GPU") for node in (*_nodes_now(), *_nodes_at_most()))
+    shape = slot_shape(plan, {"GPU": float(has_gpus)})
+    # The limits of an autoscaler that is not `ray up`'s are not known here: where --slots are named, the watch sees
+    # whether one comes up.
+    if _room(shape) or (address() and plan.slots is not None):
         return shape
     raise Halted(
         f"{resources(shape)}, so no trial could ever run; "
-        "ask for less (--workers-per-trial, --cpus-per-worker, --gpus-per-worker) or for a larger cluster"
+        "ask for less (--workers-per-trial, --cpus-per-worker, --gpus-per-worker) or for a larger cluster; "
+        "of one that scales up and was not made by ray up, say how many --slots to ask for"
     )
+
+
+def _room(shape: SlotShape) -> int:
+    """How many slots there is room for, now or when the cluster has scaled up."""
+    worker = replace(shape, workers=1)
+    return max(sum(map(worker.fit_into, nodes)) for nodes in (_nodes_now(), _nodes_at_most())) // shape.workers
+
+
+def _nodes_now() -> list[dict[str, float]]:
+    """The resources of each node that is up."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _nodes_at_most() -> list[dict[str, float]]:
+    """The workers that the cluster can scale up to: Ray does not tell, but `ray up` leaves its file on the head."""
+    if not address() or not BOOTSTRAP.expanduser().exists():
+        return []
+    config = yaml.safe_load(BOOTSTRAP.expanduser().read_text())
+    kinds = {name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]}
+    return [kind.get("resources", {}) for kind in kinds.values() for _ in range(kind.get("max_workers", 0))]
 
 
 def resources(shape: SlotShape) -> str:
@@ -119,19 +142,23 @@ def resources(shape: SlotShape) -> str:
     )
 
 
-def room(plan: Plan, shape: SlotShape, jobs: int) -> Callable[[], int] | None:
-    """How many slots the cluster holds by now; None where their number is fixed, by the plan or by the machine."""
+def room(plan: Plan, shape: SlotShape, jobs: Callable[[], int]) -> Callable[[], int] | None:
+    """How many slots the cluster can hold and the jobs use by now; None where their number is fixed, by the plan or by
+    the machine.
+    """
     if plan.slots is not None or not address():
         return None
-    return lambda: slot_count(plan, shape, jobs)
+    return lambda: slot_count(plan, shape, jobs())
 
 
 def slot_count(plan: Plan, shape: SlotShape, jobs: int) -> int:
-    """As many slots as the resources hold and the jobs can use; at least one, which then waits for its resources."""
+    """As many slots as the resources hold, or will when the cluster has scaled up for them, and the jobs can use; at
+    least one, which then waits for its resources.
+    """
     if plan.slots is not None:
         return plan.slots
-    room = shape.fit_into(ray.cluster_resources())
-    return max(1, min(room, jobs, room if shape.gpus else MOST_CPU_SLOTS))
+    room = _room(shape)
+    return max(1, min(room, jobs, room if shape.gpus else MOST_CPU_SLOTS * len(_nodes_now())))
 
 
 def silence() -> None:

@@ -17,6 +17,8 @@ import ray
 
 # A restarted hub first listens who is running what; a slot that asks earlier would get a job that another still runs.
 LISTEN_SECONDS = 3.0
+# Less is no reason to give a machine back: the confirmation follows on the search within seconds.
+IDLE_SECONDS = 60.0
 CLOSED, CANCELLED = "closed", "cancelled"
 
 
@@ -76,12 +78,14 @@ class Place:
 class Hub:
     """The queue itself; `start` makes an actor of it."""
 
-    def __init__(self, patience_seconds: float = 600.0, attempts: int = 3) -> None:
-        self.patience_seconds, self.attempts = patience_seconds, attempts
+    def __init__(self, patience_seconds: float = 600.0, attempts: int = 3, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.patience_seconds, self.attempts, self.idle_seconds = patience_seconds, attempts, idle_seconds
         self.jobs: dict[str, Job] = {}
         self.ended: dict[str, Job] = {}
         self.slots: dict[str, dict[int, Place]] = {}
         self.warm: dict[str, str | None] = {}
+        self.idle_since: dict[str, float] = {}
+        self.enough: int | None = None  # so many slots; None: all that there are
         self.events: list[tuple[float, str, str, str]] = []
         self.closed = self.interrupted = False
         self.halted: str | None = None
@@ -129,20 +133,22 @@ class Hub:
         self.slots[slot][rank] = place
 
     async def take(self, slot: str, wait_seconds: float = 10.0) -> Order | str | None:
-        """The next job; None if there is none yet; CLOSED if there will be none."""
+        """The next job; None if there is none yet; CLOSED if there will be none, or if the slot is one too many."""
         await asyncio.sleep(max(0.0, self.born + LISTEN_SECONDS - time.time()))
         for job in self._held_by(slot):  # a slot that asks again has lost what it held
             self._requeue(job, "its worker restarted")
+        self.idle_since.setdefault(slot, time.time())
         async with self.change:
             try:
                 await asyncio.wait_for(self.change.wait_for(lambda: self.closed or self._next(slot)), wait_seconds)
             except TimeoutError:
-                return None
+                return CLOSED if self._let_go(slot) else None
             if self.closed:
                 return CLOSED
             taken = self._next(slot)
             if taken is None:
                 return None
+            del self.idle_since[slot]
             taken.slot, taken.heard, taken.attempts = slot, time.time(), taken.attempts + 1
             self.warm[slot] = taken.warmth
         self._log("take", slot, taken.key)
@@ -201,6 +207,10 @@ class Hub:
         ranks = self.slots.get(slot, {})
         return next((place.group for place in ranks.values()), None)
 
+    async def need(self, slots: int) -> None:
+        """So many slots are enough: of those beyond, the idle ones end, for an autoscaler to take their machines."""
+        self.enough = slots
+
     async def interrupt(self) -> None:
         """Every job ends at its next step; what was submitted later ends at once."""
         self.interrupted = True
@@ -219,6 +229,19 @@ class Hub:
         busy = {job.stage for job in self.jobs.values() if job.slot}
         free = [job for job in self.jobs.values() if not job.slot and (job.stage is None or job.stage not in busy)]
         return next((job for job in free if job.warmth == self.warm.get(slot)), free[0] if free else None)
+
+    def _let_go(self, slot: str) -> bool:
+        """Whether an idle slot is one too many; it is then forgotten."""
+        idle = time.time() - self.idle_since.get(slot, math.inf) >= self.idle_seconds
+        if self.enough is None or len(self.slots) <= self.enough or not idle:
+            return False
+        self._log("let go", slot, f"{self.enough} slots are enough")
+        self._forget(slot)
+        return True
+
+    def _forget(self, slot: str) -> None:
+        self.slots.pop(slot, None)
+        self.idle_since.pop(slot, None)
 
     def _known(self, order: Order) -> Job:
         return self.jobs.get(order.key) or self.ended.get(order.key) or self.jobs.setdefault(order.key, order.job())
@@ -250,7 +273,7 @@ class Hub:
                     for place in ranks.values():
                         ray.kill(place.actor)
                 if silent or dead:
-                    self.slots.pop(slot, None)
+                    self._forget(slot)
                     for job in held:
                         why = f"silent for {self.patience_seconds:.0f} s" if silent else "its worker died"
                         self._requeue(job, why)
@@ -278,11 +301,14 @@ async def _dead(actor: Any) -> bool:
     return False
 
 
-def start(*, patience_seconds: float = 600.0, attempts: int = 3) -> Any:
-    """The hub as an actor that Ray restarts as often as needed and that takes no CPU."""
+def start(*, patience_seconds: float = 600.0, attempts: int = 3, idle_seconds: float = IDLE_SECONDS) -> Any:
+    """The hub as an actor that Ray restarts as often as needed. It takes no CPU, and lives on the head, not on a worker
+    that may be reclaimed.
+    """
     actor: Any = ray.remote(Hub)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
-    return actor.options(**options).remote(patience_seconds, attempts)
+    options = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
+    return actor.options(**options).remote(patience_seconds, attempts, idle_seconds)
 
 
 def interrupt(hub: Any) -> None:

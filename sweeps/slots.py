@@ -7,6 +7,7 @@ from the driver. What a job does is not known here: `work(assignment, tell)` is 
 """
 
 import gc
+import itertools
 import os
 import pickle
 import threading
@@ -145,12 +146,14 @@ class Pool:
         self.closing = False
         self.errors: list[str] = []
         self.threads: list[threading.Thread] = []
+        self.numbers = itertools.count()
         self.grow(slots)
 
     def grow(self, slots: int) -> None:
-        """More slots, when the cluster has grown; never fewer: a slot whose node went away waits for another."""
-        for number in range(len(self.threads), slots):
-            thread = threading.Thread(target=self._keep, args=(f"slot-{number}",), daemon=True)
+        """So many slots, if there are fewer; a slot whose node went away waits for another."""
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        for _ in range(len(self.threads), slots):
+            thread = threading.Thread(target=self._keep, args=(f"slot-{next(self.numbers)}",), daemon=True)
             self.threads.append(thread)
             thread.start()
 
@@ -166,6 +169,7 @@ class Pool:
         while not self.closing:
             try:
                 self._trainer(slot).fit()
+                return  # the hub let it go
             except Exception as error:
                 if self.closing:
                     return

@@ -2,7 +2,7 @@
 done.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,6 +41,7 @@ class Sweep:
         self.view = View(cells, trials=plan.trials, console=console)
         self.slots = ExitStack()
         self.hub: Any = None
+        self.jobs: Callable[[], int] = lambda: 1  # that the slots could still work at, by phase
         self.problem: str | None = None
 
     def run(self) -> int:
@@ -90,7 +91,8 @@ class Sweep:
         if not remaining:
             self.view.say("all trials are done already")
             return
-        self._start_slots(remaining)
+        self.jobs = lambda: self.studies.remaining() + len(self.studies.live)
+        self._start_slots()
         self.view.say("search")
         record = search.Record(self.studies, self.tracker, self.view, self.store, self.plan.keep_encoders)
         most = remaining if self.watch.room else len(self.pool.threads)
@@ -113,7 +115,8 @@ class Sweep:
         waiting = [(cell, one) for cell, assigned, _ in work for one in assigned if not one.is_done]
         failures: dict[str, str] = {}
         if waiting:
-            self._start_slots(len(waiting))
+            self.jobs = lambda: sum(not one.is_done for _, one in waiting)
+            self._start_slots()
             self.view.say("confirmation on test")
             failures = confirmation.confirm(self.hub, waiting, self.tracker)
         return [
@@ -131,7 +134,7 @@ class Sweep:
             rivals = [candidate for candidate in candidates if candidate.dataset == dataset]
             winner = selection.champion(rivals)
             if not self.store.has_encoder(winner.best_run.recipe.stage):
-                self._start_slots(1)
+                self._start_slots()
                 confirmation.train_again(self.hub, winner.best_run)
             crowned.append(registry.register(self.tracker, self.store, winner, selection.explain(winner, rivals)))
         self._tidy(candidates)
@@ -152,21 +155,21 @@ class Sweep:
             numbers = {"valid_score": found.valid, "test_score": mean, "test_score_sd": deviation}
             self.tracker.end_cell(cell.name, "complete", numbers)
 
-    def _start_slots(self, jobs: int) -> None:
+    def _start_slots(self) -> None:
         """Ray, the hub and the pool, once and only if there is work."""
         if self.hub is not None:
             return
         self.view.say("starting the slots")
         shape = self.slots.enter_context(cluster.connected(self.plan))
         self.hub = hub.start(patience_seconds=self.plan.patience_seconds)
-        count = cluster.slot_count(self.plan, shape, jobs)
+        count = cluster.slot_count(self.plan, shape, self.jobs())
         self.pool = Pool(self.hub, trial.work, slots=count, shape=shape, storage=self.plan.folder / "train")
         self.watch = Watch(
             self.hub,
             self.pool,
             log=self.plan.folder / "hub.log",
             wait_seconds=self.plan.wait_seconds,
-            room=cluster.room(self.plan, shape, jobs),
+            room=cluster.room(self.plan, shape, lambda: self.jobs()),
             resources=lambda: cluster.resources(shape),
             halt=self._halt,
         )

@@ -1,7 +1,7 @@
 """The watch: looks after the slots from the driver, so that no sweep stands still in silence.
 
-It writes down what the hub sees, lets the pool grow with the cluster, and halts the sweep with the cause where no slot
-comes up for a while or where the storage is full.
+It writes down what the hub sees, lets the pool grow and shrink with the cluster, and halts the sweep with the cause
+where no slot comes up for a while or where the storage is full.
 """
 
 import threading
@@ -25,7 +25,7 @@ class Watch:
     Args:
         log: appended to: who ran what when, for people who ask why.
         wait_seconds: so long no slot at all may be up.
-        room: how many slots the cluster now holds, or None where the number is fixed.
+        room: how many slots the cluster can hold and the sweep now use, or None where the number is fixed.
         resources: says what the slots ask for and what there is.
         halt: called with why the sweep cannot go on.
     """
@@ -64,7 +64,12 @@ class Watch:
                 return
             if self.room is not None and time.monotonic() - self.grown > GROW_SECONDS:
                 self.grown = time.monotonic()
-                self.pool.grow(self.room())
+                self._fit(self.room())
+
+    def _fit(self, slots: int) -> None:
+        """The pool grows to so many slots, the idle ones beyond go: machines follow where the cluster scales."""
+        ray.get(self.hub.need.remote(slots))
+        self.pool.grow(slots)
 
     def _look(self) -> str | None:
         """Why the sweep cannot go on, if it cannot."""

@@ -1,4 +1,6 @@
-"""A pool on a cluster that grows, in a process of its own: one Ray per process. Prints how many slots are up."""
+"""A pool on a cluster that grows, and on which less work is left then, in a process of its own: one Ray per process.
+Prints how many slots are up.
+"""
 
 import tempfile
 import time
@@ -17,14 +19,15 @@ def main() -> None:
     watch.GROW_SECONDS = 1.0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address)
-    folder, shape, queue = Path(tempfile.mkdtemp()), SlotShape(), hub.start()
+    folder, shape, queue = Path(tempfile.mkdtemp()), SlotShape(), hub.start(idle_seconds=1.0)
+    enough = 8
     pool = Pool(queue, toys.work, slots=1, shape=shape, storage=folder)
     watched = Watch(
         queue,
         pool,
         log=folder / "hub.log",
         wait_seconds=600.0,
-        room=lambda: shape.fit_into(ray.cluster_resources()),
+        room=lambda: min(enough, shape.fit_into(ray.cluster_resources())),
         resources=lambda: "",
         halt=print,
     )
@@ -34,6 +37,10 @@ def main() -> None:
         print(slots, "up", flush=True)
         if slots == 1:
             cluster.add_node(num_cpus=1)
+    enough = 1
+    while ray.get(queue.live.remote()) > 1 or ray.available_resources().get("CPU", 0) < 1:
+        time.sleep(0.1)
+    print("1 let go, its place is free", flush=True)
     watched.close()
     pool.close()
 

@@ -44,3 +44,29 @@ def test_the_address_says_which_cluster_is_joined(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", asked)
     assert cluster.address() == joined
+
+
+RAY_UP = """
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 0}, max_workers: 0}
+  worker: {resources: {CPU: 4, GPU: 1}, max_workers: 3}
+  large: {resources: {CPU: 16, GPU: 4}, max_workers: 1}
+"""
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_that_scales_up_has_room_for_what_its_file_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "ray_bootstrap_config.yaml")
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(RAY_UP)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with cluster.connected(plan()) as shape:  # two CPUs and no GPU are up, yet
+        assert shape == SlotShape(workers=1, cpus=1.0, gpus=1.0)
+    assert cluster.slot_count(plan(), shape, jobs=100) == 7
+    assert cluster.slot_count(plan(), shape, jobs=2) == 2
+    assert cluster.slot_count(plan(), SlotShape(workers=2, cpus=1.0, gpus=1.0), jobs=100) == 3
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # the file says nothing about an embedded Ray
+    with cluster.connected(plan()) as shape:
+        assert shape.gpus == 0

@@ -259,10 +259,10 @@ def test_a_sweep_without_resources_says_so_and_ends(
         assert "Traceback" not in run.said()
 
 
-def test_a_cluster_that_grows_gets_more_slots() -> None:
+def test_a_cluster_that_grows_gets_more_slots_and_gets_back_those_without_work() -> None:
     script = Path(__file__).with_name("growing.py")
     settings = os.environ | {"PYTHONPATH": f"{drivers.ROOT}:{drivers.ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     with drivers.ray_folder() as folder:
         command = [sys.executable, str(script)]
         done = subprocess.run(command, env=settings | folder, capture_output=True, text=True, timeout=240)
-    assert done.stdout.splitlines()[:2] == ["1 up", "2 up"], done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["1 up", "2 up", "1 let go, its place is free"], done.stdout + done.stderr
