@@ -54,7 +54,7 @@ def show_plan(
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    """Fits 80 columns: names are never cut, numbers stand to the right."""
+    """Fits 80 columns with the paper's grid: names are never cut, numbers stand to the right."""
     table = Table(title=f"[bold]{title}[/bold]", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in others:
@@ -79,20 +79,16 @@ def show_results(
     champions: Sequence[Registered],
     console: Console,
 ) -> None:
-    """The table backbone x dataset: test accuracy, mean ± standard deviation over seeds or folds; the best probe per
+    """The table dataset x backbone: test accuracy, mean ± standard deviation over seeds or folds; the best probe per
     task marked.
     """
-    datasets = list(dict.fromkeys(cell.base.dataset for cell in cells))
-    table = Table(title="Test accuracy (per cent)", title_justify="left", header_style="dim")
-    for heading in ("backbone", "method", *datasets):
-        table.add_column(heading, justify="left" if heading in ("backbone", "method") else "right")
     best = {registered.cell for registered in champions}
     found = {candidate.cell: candidate for candidate in candidates}
-    for backbone, method in dict.fromkeys((cell.base.backbone, cell.base.method) for cell in cells):
-        row = {
-            cell.base.dataset: cell for cell in cells if (cell.base.backbone, cell.base.method) == (backbone, method)
-        }
-        table.add_row(backbone, method, *(_entry(found.get(row[name].name), best) for name in datasets))
+    backbones = dict.fromkeys(cell.base.backbone for cell in cells)
+    table = _table("Test accuracy (per cent)", "dataset", "method", *backbones)
+    for dataset, method in dict.fromkeys((cell.base.dataset, cell.base.method) for cell in cells):
+        row = {cell.base.backbone: cell for cell in cells if (cell.base.dataset, cell.base.method) == (dataset, method)}
+        table.add_row(dataset, method, *(_entry(found.get(row[name].name), best) for name in backbones))
     console.print(table)
     for registered in champions:
         console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)
