@@ -83,7 +83,7 @@ def fit(
         precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
         micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
             exact. "auto" finds what fits the device, None is the whole batch.
-        compile: the encoder through torch.compile. Off by default: measured on one core, wav2vec2-tiny became 1.3
+        compile: the encoder through torch.compile. Off by default: measured on one core, wav2vec2-random became 1.3
             times as fast, after 100 s.
         validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join the epoch's metrics, {} for
             none. What it draws does not change the training.

@@ -25,7 +25,7 @@ from sweeps import selection, trial
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "sweeps" / "grid.py"
-NAME, CELL = "try", "wav2vec2-tiny.tones"
+NAME, CELL = "try", "wav2vec2-random.tones"
 OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 

@@ -62,7 +62,7 @@ def test_every_known_backbone_has_a_source_and_a_learning_rate():
         "wavlm": "microsoft/wavlm-base",
     }
     assert encoders.backbone("hubert").lr == 5e-5  # the paper, section 3.2
-    assert encoders.backbone("hubert-tiny").lr == 3e-3
+    assert encoders.backbone("hubert-random").lr == 3e-3
 
 
 def test_any_hub_id_and_any_folder_is_a_backbone(tmp_path):
@@ -80,7 +80,7 @@ def test_unknown_backbone_is_refused_with_the_known_ones_listed(name):
 
 
 def test_tiny_backbone_has_the_frame_rate_of_the_real_ones(architecture):
-    encoder = encoders.load(f"{architecture}-tiny")
+    encoder = encoders.load(f"{architecture}-random")
     assert encoder.receptive_field == 690
     assert (encoder.frame_count(690), encoder.frame_count(690 + 319), encoder.frame_count(690 + 320)) == (1, 1, 2)
     assert encoder(noise(2, 16_000)).shape == (2, encoder.dim) == (2, 64)
@@ -107,7 +107,7 @@ def test_tiny_weights_are_the_same_on_every_machine(architecture, expected):
 def test_seed_decides_tiny_weights_and_leaves_the_global_generator_alone():
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, same, other = (encoders.load("wavlm-tiny", seed=seed).state_dict() for seed in (1, 1, 2))
+    first, same, other = (encoders.load("wavlm-random", seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(
@@ -230,22 +230,22 @@ def test_every_trained_parameter_gets_a_gradient_and_the_waveform_none(encoder):
 
 def test_spec_augment_and_layer_drop_are_off_unless_asked_for(architecture):
     waveforms = noise(2, 16_000)
-    plain = encoders.load(f"{architecture}-tiny")
+    plain = encoders.load(f"{architecture}-random")
     expected = plain(waveforms)
     assert torch.equal(plain.train()(waveforms), expected)
 
-    augmented = encoders.load(f"{architecture}-tiny", spec_augment=True)
+    augmented = encoders.load(f"{architecture}-random", spec_augment=True)
     assert torch.equal(augmented(waveforms), expected)  # in evaluation mode
     assert not torch.allclose(augmented.train()(waveforms), expected)
 
-    dropping = encoders.load(f"{architecture}-tiny", layer_drop=True).train()
+    dropping = encoders.load(f"{architecture}-random", layer_drop=True).train()
     assert dropping.model.config.layerdrop == 0.1  # the configuration's own
     dropping.model.config.layerdrop = 1.0
     assert not torch.allclose(dropping(waveforms), expected)
 
 
 def test_spec_augment_refuses_chunks_below_its_span():
-    encoder = encoders.load("hubert-tiny", spec_augment=True).train()
+    encoder = encoders.load("hubert-random", spec_augment=True).train()
     samples = 690 + 8 * 320
     assert encoder.frame_count(samples) == 9
     with pytest.raises(ValueError, match="masks 10 frames at a time, and a chunk of 3250 samples has only 9"):
@@ -280,7 +280,7 @@ def test_encoder_compiles_into_one_graph(architecture):
 
 
 def test_saved_encoder_comes_back_bit_for_bit(architecture, tmp_path):
-    encoder = encoders.load(f"{architecture}-tiny", seed=3)
+    encoder = encoders.load(f"{architecture}-random", seed=3)
     encoder.save(tmp_path / "encoder")
     again = encoders.load(str(tmp_path / "encoder"))
     assert all(torch.equal(again.state_dict()[name], weight) for name, weight in encoder.state_dict().items())
@@ -291,7 +291,7 @@ def test_saved_encoder_comes_back_bit_for_bit(architecture, tmp_path):
 
 
 def test_saved_encoder_is_a_model_of_transformers(architecture, tmp_path):
-    encoder = encoders.load(f"{architecture}-tiny")
+    encoder = encoders.load(f"{architecture}-random")
     encoder.save(tmp_path)
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
@@ -304,7 +304,7 @@ def test_saved_encoder_is_a_model_of_transformers(architecture, tmp_path):
 
 
 def test_input_normalisation_is_read_from_the_folder(tmp_path):
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"do_normalize": False}))
     assert not encoders.load(str(tmp_path)).normalise
@@ -313,7 +313,7 @@ def test_input_normalisation_is_read_from_the_folder(tmp_path):
 
 
 def test_backbone_of_another_sample_rate_is_refused(tmp_path):
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": 8_000}))
     with pytest.raises(ValueError, match="expects 8000 Hz"):
         encoders.load(str(tmp_path))
@@ -341,7 +341,7 @@ def test_checkpoint_of_the_hubs_kind_is_read(tmp_path):
 
 
 def test_missing_mask_embedding_is_drawn_from_the_seed(tmp_path):
-    encoders.load("hubert-tiny").save(tmp_path)
+    encoders.load("hubert-random").save(tmp_path)
     change_weights(tmp_path, lambda state: state.pop("masked_spec_embed"))
     torch.manual_seed(1)
     first = encoders.load(str(tmp_path), seed=5).model.masked_spec_embed
@@ -366,7 +366,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
     ids=["missing", "unexpected", "other shape", "empty"],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     change_weights(tmp_path, change)
     with pytest.raises(ValueError, match=message):
         encoders.load(str(tmp_path))
@@ -378,7 +378,7 @@ class Intruder:
 
 
 def test_pickle_with_code_is_refused_and_not_run(tmp_path):
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     intruder = Intruder()
     intruder.path = str(tmp_path / "was-run")  # type: ignore[attr-defined]
@@ -390,7 +390,7 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}"], ids=["empty", "cut off"])
 def test_broken_weights_are_refused(tmp_path, content):
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read"):
         encoders.load(str(tmp_path))
@@ -399,7 +399,7 @@ def test_broken_weights_are_refused(tmp_path, content):
 def test_folder_without_config_or_weights_says_what_is_needed(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json is needed"):
         encoders.load(str(tmp_path))
-    encoders.load("wav2vec2-tiny").save(tmp_path)
+    encoders.load("wav2vec2-random").save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no file named model\.safetensors"):
         encoders.load(str(tmp_path))
@@ -444,7 +444,7 @@ def test_full_size_backbone_loads_and_trains(architecture, tmp_path):
 
 def test_the_fingerprint_tells_weights_apart_and_not_their_place(tmp_path):
     for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
-        encoders.load("wav2vec2-tiny", seed=seed).save(tmp_path / folder)
+        encoders.load("wav2vec2-random", seed=seed).save(tmp_path / folder)
     one, same, other = (encoders.fingerprint(str(tmp_path / name)) for name in ("one", "same", "other"))
     assert one == same != other
-    assert encoders.fingerprint("wav2vec2-tiny") == ""
+    assert encoders.fingerprint("wav2vec2-random") == ""

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, storage: Path, *more: str) -> list[str]:
     return [
-        *("--datasets", str(data), "--backbones", "wav2vec2-tiny", "--storage", str(storage), "--name", drivers.NAME),
+        *("--datasets", str(data), "--backbones", "wav2vec2-random", "--storage", str(storage), "--name", drivers.NAME),
         *("--trials", str(TRIALS), "--epochs", str(EPOCHS), "--seeds", "1", "--slots", "1"),
         *("--batch-sizes", "8,16", "--chunks", "0.25,0.3,0.4,0.5", *more),
     ]

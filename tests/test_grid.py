@@ -19,7 +19,7 @@ from audioconfit.recipe import Recipe
 from sweeps import grid
 from sweeps.stages import StageStore
 
-BACKBONE = "wav2vec2-tiny"
+BACKBONE = "wav2vec2-random"
 
 
 def command(storage: Path, *more: str, data: Path, trials: int = 2) -> list[str]:
@@ -223,7 +223,7 @@ def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys
     said = capsys.readouterr().out
     assert "1 cells, 9 trials" in said
     assert "short calibration" in said
-    row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-tiny.tones"))
+    row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-random.tones"))
     assert row[1:6] == ["8", "0.25", "0.5", "2", "1"]  # batches, chunks; two different stages, one confirmation
 
 

@@ -18,7 +18,7 @@ def waveforms(tmp_path_factory: pytest.TempPathFactory) -> Waveforms:
 
 
 def tones(waveforms: Waveforms, **changes: object) -> Recipe:
-    fields = {"dataset": "tones", "fingerprint": waveforms.fingerprint, "backbone": "wav2vec2-tiny"}
+    fields = {"dataset": "tones", "fingerprint": waveforms.fingerprint, "backbone": "wav2vec2-random"}
     fields |= {"lr": 3e-3, "epochs": 3, "batch_size": 8, "chunk_seconds": 0.25, "warmup_steps": 2}
     return Recipe.model_validate(fields | changes)
 

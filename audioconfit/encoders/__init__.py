@@ -32,6 +32,9 @@ BACKBONES = {
         Backbone("wav2vec2-tiny", "random:wav2vec2", lr=3e-3),
         Backbone("hubert-tiny", "random:hubert", lr=3e-3),
         Backbone("wavlm-tiny", "random:wavlm", lr=3e-3),
+        Backbone("wav2vec2-random", "random:wav2vec2", lr=3e-3),
+        Backbone("hubert-random", "random:hubert", lr=3e-3),
+        Backbone("wavlm-random", "random:wavlm", lr=3e-3),
     )
 }
 
@@ -63,7 +66,7 @@ def fingerprint(name: str) -> str:
 def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bool = False) -> Encoder:
     """The encoder of a backbone, on the CPU, in float32, in evaluation mode.
 
-    `seed` draws the weights that no file holds: all those of the tiny backbones. `spec_augment` and `layer_drop` switch
+    `seed` draws the weights that no file holds: all those of the random backbones. `spec_augment` and `layer_drop` switch
     on what the backbone's configuration does in training mode, with its own probabilities; SpecAugment then draws from
     NumPy's global generator. ValueError: an unknown name, an architecture other than the three, weights that cannot be
     had or do not fit.

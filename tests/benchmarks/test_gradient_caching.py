@@ -16,7 +16,7 @@ CHUNK = 16_000  # samples, 1 s
 
 
 def measure(rows: int, micro_batch: int) -> dict[str, float]:
-    """Peak MiB above rest and seconds of one PairTune step of wav2vec2-tiny."""
+    """Peak MiB above rest and seconds of one PairTune step of wav2vec2-random."""
     asked = [sys.executable, "-W", "ignore", __file__, str(rows), str(micro_batch)]
     return json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
 
@@ -28,7 +28,7 @@ def step(rows: int, micro_batch: int) -> dict[str, float]:
     from audioconfit.batches import Batch
 
     torch.set_num_threads(1)
-    encoder = encoders.load("wav2vec2-tiny").train()
+    encoder = encoders.load("wav2vec2-random").train()
     batch = Batch(torch.randn(rows, CHUNK), None, torch.arange(rows) % 8)
     warm = Batch(batch.waveforms[:2], None, batch.labels[:2])
 

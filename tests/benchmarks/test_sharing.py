@@ -1,7 +1,7 @@
 """Sharing stage 1: a search of 40 trials over 12 stage-1 keys, with the shared store and with a store for each trial:
 `pytest -m benchmark -s tests/benchmarks/test_sharing.py`, two minutes on one core.
 
-The real studies, the real store, the real trials of wav2vec2-tiny on generated tones, one after the other in this
+The real studies, the real store, the real trials of wav2vec2-random on generated tones, one after the other in this
 process. Both searches must come out the same, trial by trial: sharing saves work and changes nothing.
 
 On 2 shared cores under load 2 to 3, 2026-11-21: 3.6 times fewer epochs, 3.1 and 3.5 times less CPU time (two runs).
