@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
@@ -48,7 +49,8 @@ def model_name(dataset: str) -> str:
 
 
 def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -> Registered:
-    """Logs the winner's classifier to the run that confirmed it, registers it and points `champion` at it.
+    """Logs the winner's classifier to the run that confirmed it, registers it and points `champion` at it, unless a
+    better one of another sweep over the same recordings holds that title.
 
     A version that is already there for the same run is taken.
     """
@@ -57,9 +59,36 @@ def register(tracker: Tracker, store: StageStore, winner: Candidate, why: str) -
     version = _version_of(client, name, best.key)
     if version is None:
         logged = _log(tracker, best, assemble(best, store))
-        version = _new_version(client, name, logged, {"key": best.key, "cell": winner.cell}, why)
+        version = _new_version(client, name, logged, _tags(tracker, winner), why)
+    holder = _better_of_another_sweep(client, name, _tags(tracker, winner))
+    if holder is not None:
+        score = float(holder.tags["valid_score"])
+        why += f" The champion stays version {holder.version}, of the sweep {holder.tags['sweep']}, with {score:.4f}."
+        return Registered(name, version, f"models:/{name}/{version}", why, winner.cell)
     client.set_registered_model_alias(name, CHAMPION, version)
     return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
+
+
+def _tags(tracker: Tracker, winner: Candidate) -> dict[str, str]:
+    """What a version says of itself; `task`: scores of the same one can be compared."""
+    recipe = winner.best_run.recipe
+    return {
+        "key": winner.best_run.assignment.key,
+        "cell": winner.cell,
+        "sweep": tracker.sweep,
+        "task": f"{recipe.fingerprint} {recipe.protocol or 'default'}",
+        "valid_score": repr(winner.valid),
+    }
+
+
+def _better_of_another_sweep(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    """The champion so far, if it is of another sweep, of the same task, and has the higher mean validation score."""
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        return None
+    holder: ModelVersion = client.get_model_version_by_alias(name, CHAMPION)
+    held = holder.tags
+    comparable = held.get("task") == tags["task"] and held.get("sweep") != tags["sweep"]
+    return holder if comparable and float(held["valid_score"]) > float(tags["valid_score"]) else None
 
 
 def assemble(best: Assignment, store: StageStore) -> Classifier:

@@ -94,6 +94,23 @@ def test_the_champion_refuses_what_is_no_recording(swept: Path) -> None:
         model.predict(pd.DataFrame({"audio": [b"no recording"]}))
 
 
+def test_a_better_champion_of_another_sweep_keeps_its_title_on_the_same_recordings_only(
+    swept: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, store = "audioconfit-tones", client(swept)
+    ours = store.get_model_version_by_alias(name, "champion")
+    others = {"task": ours.tags["task"], "sweep": "other", "valid_score": "2.0"}
+    better = store.create_model_version(name, ours.source, ours.run_id, tags=others)
+    store.set_registered_model_alias(name, "champion", better.version)
+    assert grid.main(command(swept, data=data)) == 0
+    assert f"The champion stays version {better.version}, of the sweep other" in capsys.readouterr().out
+    assert store.get_model_version_by_alias(name, "champion").version == better.version
+
+    store.set_model_version_tag(name, better.version, "task", "other recordings")
+    assert grid.main(command(swept, data=data)) == 0
+    assert store.get_model_version_by_alias(name, "champion").version == ours.version
+
+
 def test_the_same_command_again_repeats_nothing(swept: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, results = kinds(swept), sorted((swept / "try" / "trials").glob("*/result.json"))
     times = [path.stat().st_mtime for path in results]
