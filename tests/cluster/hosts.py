@@ -1,5 +1,5 @@
-"""Test hosts: machines for `ray up`, on this one. Each has its own address, processes, file system and sshd; all see one
-shared folder. They lie in a network of their own, from which nothing else can be reached.
+"""Test hosts: machines for `ray up`, on this one. Each has its own address, processes, file system and sshd; all see
+one shared folder. They lie in a network of their own, from which nothing else can be reached.
 """
 
 import ctypes

@@ -31,6 +31,7 @@ class Laptop:
         own = {
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
+            "TMPDIR": str(self.home / "tmp"),  # where Ray keeps what it has found out about an account
             "RAY_TMPDIR": str(self.home / "tmp"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
