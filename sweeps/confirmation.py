@@ -1,5 +1,6 @@
 """The confirmation: each cell's best recipe again over seeds or folds. Test is read here and nowhere else."""
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,8 +16,9 @@ from sweeps.interrupt import Interrupted
 from sweeps.selection import Candidate, Confirmed
 from sweeps.studies import order
 from sweeps.tracking import Tracker
-from sweeps.trial import Assignment
+from sweeps.trial import RESULT, Assignment
 
+RECORD = "confirmed.json"
 TEST = "-test-"  # in the keys of confirmations, between the cell and the recipe's signature
 
 
@@ -66,10 +68,41 @@ def settle(work: Sequence[tuple[Cell, Sequence[Assignment]]], tracker: Tracker) 
                 tracker.end(key, "complete", files=wanted[key].folder)
 
 
-def candidate(cell: Cell, confirmed: Sequence[Assignment], cost: float) -> Candidate:
-    """What the confirmation of one cell found."""
-    runs = tuple(Confirmed(one, one.read_metrics()) for one in confirmed)
-    return Candidate(cell.name, runs, cost)
+def candidate(cell: str, confirmed: Sequence[Assignment], cost: float) -> Candidate:
+    """What the confirmation of the cell of that name found."""
+    return Candidate(cell, tuple(Confirmed(one, one.read_metrics()) for one in confirmed), cost)
+
+
+def record(folder: Path, candidates: Sequence[Candidate]) -> None:
+    """Writes down which runs confirm each cell by now, for whoever reads the sweep after it ended."""
+    cells = {
+        one.cell: {
+            "cost": one.cost,
+            "prepared": str(one.best_run.assignment.prepared),
+            "runs": [run.assignment.key for run in one.runs],
+        }
+        for one in candidates
+    }
+    temporary = folder / f".{RECORD}"
+    temporary.write_text(json.dumps(cells, indent=2))
+    temporary.replace(folder / RECORD)
+
+
+def recorded(folder: Path) -> list[Candidate]:
+    """The candidates that `record` wrote down. ValueError: no sweep has come to its end there."""
+    if not (folder / RECORD).exists():
+        raise ValueError(f"No sweep has come to its end in {folder}; run it, or name another one with --name.")
+    cells = json.loads((folder / RECORD).read_text())
+    return [_read(folder, name, cell) for name, cell in cells.items()]
+
+
+def _read(folder: Path, name: str, cell: dict[str, Any]) -> Candidate:
+    results = {key: json.loads((folder / "trials" / key / RESULT).read_text()) for key in cell["runs"]}
+    assigned = [
+        Assignment(Recipe(**result["recipe"]), Path(cell["prepared"]), folder, key, reads_test=True)
+        for key, result in results.items()
+    ]
+    return candidate(name, assigned, cell["cost"])
 
 
 def train_again(hub: Any, best: Confirmed) -> None:

@@ -56,6 +56,7 @@ class Sweep:
                 search.settle(self.studies, self.tracker)
                 self._search()
                 candidates, failures = self._confirm()
+                confirmation.record(self.plan.folder, candidates)
                 champions = self._crown(candidates)
                 self._close_cells(candidates)
         except Interrupted:
@@ -120,7 +121,7 @@ class Sweep:
             self.view.say("confirmation on test")
             failures = confirmation.confirm(self.hub, waiting, self.tracker)
         return [
-            confirmation.candidate(cell, assigned, cost)
+            confirmation.candidate(cell.name, assigned, cost)
             for cell, assigned, cost in work
             if all(one.is_done for one in assigned)
         ], failures

@@ -1,6 +1,7 @@
 """The command, on a real Ray and a real MLflow store: it does its job, goes on, and refuses what cannot work."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from audioconfit import synthesis
 from audioconfit.classifier import Classifier
 from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
-from sweeps import grid
+from sweeps import grid, paper
 from sweeps.stages import StageStore
 
 BACKBONE = "wav2vec2-random"
@@ -109,6 +110,22 @@ def test_a_better_champion_of_another_sweep_keeps_its_title_on_the_same_recordin
     store.set_model_version_tag(name, better.version, "task", "other recordings")
     assert grid.main(command(swept, data=data)) == 0
     assert store.get_model_version_by_alias(name, "champion").version == ours.version
+
+
+def test_the_papers_tables_and_figures_are_made_from_a_finished_sweep(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert paper.main(["--storage", str(swept), "--name", "try", "--out", str(tmp_path / "paper")]) == 0
+    page = (tmp_path / "paper" / "paper.md").read_text()
+    result = json.loads(next((swept / "try" / "trials").glob("*-test-*/result.json")).read_text())
+    score = f"{100 * result['metrics']['test_score']:.2f} ± 0.00"
+    assert f"| {BACKBONE} | PairTune | **{score}** |" in page
+    assert "| tones | 3 |" in page  # classes
+    for picture in re.findall(r"!\[\]\((.+)\)", page):
+        assert (tmp_path / "paper" / picture).stat().st_size > 10_000
+    assert f"figure2-tones-{BACKBONE}.png" in page
+    assert paper.main(["--storage", str(tmp_path), "--name", "none"]) == 2
+    assert "No sweep has come to its end" in capsys.readouterr().err
 
 
 def test_the_same_command_again_repeats_nothing(swept: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
