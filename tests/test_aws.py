@@ -141,7 +141,7 @@ def test_the_file_differs_from_ours_only_in_addresses_installation_and_patience(
     ours = yaml.safe_load(FILE.read_text())
     assert set(laptop.differences(ours, for_test_hosts())) == {
         *("provider.use_internal_ips", "auth.ssh_user", "idle_timeout_minutes"),
-        *(f"setup_commands.{number}" for number in (3, 4, 5, 6)),
+        *(f"setup_commands.{number}" for number in (3, 4, 5)),
         *(f"head_setup_commands.{number}" for number in (0, 2)),
     }
 

@@ -20,6 +20,7 @@ AWS = ROOT / "cluster.yaml"
 OWN = ROOT / "sweeps" / "clusters" / "own-machines.yaml"
 ACCOUNT = ROOT / "sweeps" / "clusters" / "account.yaml"
 RAYJOB = ROOT / "sweeps" / "clusters" / "rayjob.yaml"
+LOCK = ROOT / "sweeps" / "clusters" / "requirements.lock"
 LAPTOPS = {"token", "files to copy"}  # the checks of what is on the laptop, not in the file
 
 
@@ -54,7 +55,7 @@ def test_all_files_give_nodes_the_same_environment() -> None:
     }
     head, worker = (containers(group)["env"] for group in rayjob_groups())
     assert head == worker
-    assert {one["name"] for one in head} >= exported - {"PATH", "RAY_AUTH_MODE"}  # KubeRay sets the token's
+    assert {one["name"] for one in head} >= exported - {"PATH", "PYTHONPATH", "RAY_AUTH_MODE"}  # the image's, KubeRay's
 
 
 def test_all_nodes_listen_on_the_same_ports_and_the_dashboard_on_loopback() -> None:
@@ -70,7 +71,7 @@ def test_all_nodes_listen_on_the_same_ports_and_the_dashboard_on_loopback() -> N
 
 def test_the_lock_is_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = LOCK.read_text().splitlines()
     locked = dict(line.split("==") for line in lines if not line.startswith("#"))
     for text in (*project["dependencies"], *project["optional-dependencies"]["aws"]):
         asked = Requirement(text)
@@ -98,7 +99,7 @@ def containers(group: dict[str, Any]) -> dict[str, Any]:
 def test_the_rayjob_is_consistent() -> None:
     spec = read(RAYJOB)["spec"]
     head, workers = rayjob_groups()
-    assert f"ray=={spec['rayClusterSpec']['rayVersion']}" in (ROOT / "requirements.lock").read_text().splitlines()
+    assert f"ray=={spec['rayClusterSpec']['rayVersion']}" in LOCK.read_text().splitlines()
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert containers(head)["image"] == containers(workers)["image"]
     assert head["rayStartParams"]["num-cpus"] == "0"

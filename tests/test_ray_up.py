@@ -122,10 +122,9 @@ def test_the_file_differs_from_ours_only_in_addresses_key_and_installation(tmp_p
     assert set(laptop.differences(ours, for_test_hosts(tmp_path / "id"))) == {
         *("provider.head_ip", "provider.worker_ips.0", "provider.worker_ips.1"),
         *("auth.ssh_user", "auth.ssh_private_key"),
-        *("setup_commands.3", "setup_commands.4"),
+        "setup_commands.3",
     }
-    assert "-m venv" in ours["setup_commands"][3]
-    assert "pip install" in ours["setup_commands"][4]
+    assert "pip install" in ours["setup_commands"][3]
 
 
 def test_all_machines_join(cluster: Cluster) -> None:
@@ -154,7 +153,7 @@ def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -
     storage, name, backbone = cluster.shared / "storage", drivers.NAME, drivers.CELL.partition(".")[0]
     sweep = (
         f"python sweeps/grid.py --datasets /srv/audioconfit/data/tones --backbones {backbone} --name {name} "
-        f"--trials {TRIALS} --epochs 24 --seeds 1 --batch-sizes 8,16 --chunks 0.25,0.3,0.4,0.5 --cpus-per-worker 2"
+        f"--trials {TRIALS} --epochs 48 --seeds 1 --batch-sizes 8,16 --chunks 0.25,0.3,0.4,0.5 --cpus-per-worker 2"
     )
 
     def status() -> str:
@@ -184,7 +183,7 @@ def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -
         assert status() == "SUCCEEDED", logs()
         assert "audioconfit-tones version 1" in logs()
     lost = [line for line in (storage / name / "hub.log").read_text().splitlines() if "its worker died" in line]
-    assert len(lost) == 1
+    assert lost, "the machine was not in mid-trial"
     assert 0 < float(lost[0].split()[0]) - killed < 30, "by default Ray takes a minute"
     (storage / "mlflow.db").symlink_to("../mlflow/mlflow.db")  # where the audit looks for it
     drivers.audit(storage, trials=TRIALS)
