@@ -2,7 +2,7 @@
 # Process 1 of a test host, started by hosts.py in namespaces of its own: this machine's disk under a layer of its own,
 # a home, /tmp, /run and /dev/shm of its own, then sshd.
 #
-#   boot.sh FOLDER NAME ADDRESS SHARED KEEP...     FOLDER holds id.pub, hostkey and bashrc; KEEP are seen as they are here
+#   boot.sh FOLDER NAME ADDRESS SHARED KEEP...     FOLDER holds id.pub, hostkey and bashrc; KEEP are seen there, too
 set -euo pipefail
 folder=$1 name=$2 address=$3 shared=$4
 shift 4
@@ -34,6 +34,7 @@ mount -t tmpfs -o mode=700 home root
 mkdir -p run/sshd srv/audioconfit
 mount --bind "$disk/shared" srv/audioconfit # stands for what all nodes mount
 for number in $(seq $#); do
+    [ -z "$(ls -A ".${!number}" 2> /dev/null)" ] || continue # seen through the layer
     mkdir -p ".${!number}"
     mount --rbind "$disk/kept/$number" ".${!number}"
 done

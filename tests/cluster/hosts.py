@@ -27,9 +27,10 @@ def why_not() -> str | None:
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [program for program in PROGRAMS if shutil.which(program, path=path) is None]:
         return f"{', '.join(missing)} not found: apt-get install {PACKAGES}"
-    tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True)
+    bridge = ["unshare", "--mount", "--pid", "--net", "--fork", "ip", "link", "add", "switch", "type", "bridge"]
+    tried = subprocess.run(bridge, capture_output=True, text=True)
     if tried.returncode:
-        return f"no namespaces here: {tried.stderr.strip()}"
+        return f"no namespaces with a network here: {tried.stderr.strip()}"
     if "overlay" not in Path("/proc/filesystems").read_text().split():
         return "no overlay file system here"
     return None
@@ -62,7 +63,7 @@ class Host:
 
 @dataclass
 class Hosts:
-    """Those that are up. `keep` are folders that look the same there as here, read-only."""
+    """Those that are up. `keep` are folders of this machine that they see, too."""
 
     folder: Path
     shared: Path
