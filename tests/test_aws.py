@@ -5,6 +5,8 @@ About 6 minutes on two cores.
 """
 
 import ast
+import errno
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,11 +43,13 @@ class Cluster:
     shared: Path
 
 
-def for_test_hosts() -> dict[str, Any]:
-    """The file with private addresses, an environment that is there already instead of the installation, and a shorter
-    patience with idle workers.
+def for_test_hosts(group: str) -> dict[str, Any]:
+    """The file with the account's security group, private addresses, an environment that is there already instead of
+    the installation, and a shorter patience with idle workers.
     """
     config = yaml.safe_load(FILE.read_text())
+    for kind in config["available_node_types"].values():
+        kind["node_config"]["SecurityGroupIds"] = [group]
     config["provider"]["use_internal_ips"] = True
     config["auth"]["ssh_user"] = "root"
     config["idle_timeout_minutes"] = 1
@@ -60,11 +64,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("aws")
     shared, file = folder / "shared", folder / "cluster.yaml"
     makers.tones(shared / "data" / "tones", classes=4, clips=20, noise=7.0)
-    file.write_text(yaml.safe_dump(for_test_hosts(), sort_keys=False, width=1000))
     settings = cloud.ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"}
     bashrc = "".join(f"export {name}={value}\n" for name, value in settings.items())
     with hosts.network(), cloud.server(folder / "moto.log"):
-        deploy(ACCOUNT, vpc=cloud.only_subnet())
+        group = deploy(ACCOUNT, vpc=cloud.only_subnet())
+        file.write_text(yaml.safe_dump(for_test_hosts(group), sort_keys=False, width=1000))
         machines = Hosts(folder / "hosts", shared, keep=[Path(sys.prefix), Path(sys.base_prefix), ROOT], bashrc=bashrc)
         user = Laptop(folder / "laptop", cloud.ENVIRONMENT)
         booter = Booter(machines, keys=user.home / ".ssh")
@@ -78,15 +82,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     assert booter.error is None
 
 
-def deploy(template: Path, *, vpc: str) -> None:
-    """`aws cloudformation deploy`."""
+def deploy(template: Path, *, vpc: str) -> str:
+    """`aws cloudformation deploy`; returns the security group's id."""
     parameters = {"Vpc": vpc, "Laptop": f"{OWN_ADDRESS}/32"}
-    cloud.client("cloudformation").create_stack(
+    cloudformation = cloud.client("cloudformation")
+    cloudformation.create_stack(
         StackName="audioconfit",
         TemplateBody=template.read_text(),
         Capabilities=["CAPABILITY_NAMED_IAM"],
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
     )
+    (stack,) = cloudformation.describe_stacks(StackName="audioconfit")["Stacks"]
+    return str(stack["Outputs"][0]["OutputValue"])
 
 
 def submit(cluster: Cluster, name: str, *command: str) -> None:
@@ -137,9 +144,10 @@ def assert_recorded(instance: dict[str, Any], kind: str, disk_gigabytes: int) ->
     assert {"Key": "project", "Value": "audioconfit"} in disk["Tags"]
 
 
-def test_the_file_differs_from_ours_only_in_addresses_installation_and_patience() -> None:
+def test_the_file_differs_from_ours_only_in_group_addresses_installation_and_patience() -> None:
     ours = yaml.safe_load(FILE.read_text())
-    assert set(laptop.differences(ours, for_test_hosts())) == {
+    assert set(laptop.differences(ours, for_test_hosts("sg-0"))) == {
+        *(f"available_node_types.{kind}.node_config.SecurityGroupIds.0" for kind in ("head", "worker")),
         *("provider.use_internal_ips", "auth.ssh_user", "idle_timeout_minutes"),
         *(f"setup_commands.{number}" for number in (3, 4, 5)),
         *(f"head_setup_commands.{number}" for number in (0, 2)),
@@ -153,13 +161,19 @@ def test_the_head_is_up_and_no_worker(cluster: Cluster) -> None:
 
 
 def test_only_ssh_from_the_laptop_comes_in(cluster: Cluster) -> None:
-    groups = cloud.client("ec2").describe_security_groups(GroupNames=["audioconfit"])["SecurityGroups"]
-    (group,) = groups
+    groups = cloud.client("ec2").describe_security_groups()["SecurityGroups"]
+    (group,) = (group for group in groups if group["GroupName"] != "default")  # Ray made none of its own
     ssh, among_nodes = sorted(group["IpPermissions"], key=lambda rule: rule["IpProtocol"], reverse=True)
     assert (ssh["FromPort"], ssh["ToPort"], ssh["IpRanges"]) == (22, 22, [{"CidrIp": f"{OWN_ADDRESS}/32"}])
     assert [pair["GroupId"] for pair in among_nodes["UserIdGroupPairs"]] == [group["GroupId"]]
     assert not among_nodes["IpRanges"]
     assert not ssh["UserIdGroupPairs"]
+
+
+def test_without_a_group_of_ones_own_nothing_starts(cluster: Cluster) -> None:
+    with pytest.raises(AssertionError, match="Failed to detect a security group"):
+        cluster.laptop.run("ray", "up", "-y", str(FILE))
+    assert len(cloud.instances()) == 1
 
 
 def test_roles_may_do_little(cluster: Cluster) -> None:
@@ -178,6 +192,11 @@ def test_roles_may_do_little(cluster: Cluster) -> None:
 
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def test_nothing_outside_can_be_reached(cluster: Cluster) -> None:
+    with socket.socket() as outside:
+        assert outside.connect_ex(("192.0.2.1", 443)) == errno.ENETUNREACH
 
 
 def test_a_demand_for_a_gpu_brings_a_spot_worker(cluster: Cluster) -> None:
