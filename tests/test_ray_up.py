@@ -127,11 +127,13 @@ def test_the_file_differs_from_ours_only_in_addresses_key_and_installation(tmp_p
     assert "pip install" in ours["setup_commands"][3]
 
 
-def test_all_machines_join(cluster: Cluster) -> None:
+def test_all_machines_join_and_pass_the_preflight(cluster: Cluster) -> None:
     def joined() -> bool:
         return "3 local.cluster.node" in cluster.laptop.run("ray", "exec", cluster.file, "ray status")
 
     until(joined, seconds=60, what="three nodes")
+    said = cluster.laptop.run("ray", "exec", cluster.file, "python ~/audioconfit/sweeps/preflight.py")
+    assert "Nothing is wrong." in said
 
 
 def test_a_scan_finds_the_listed_ports_and_no_other(cluster: Cluster) -> None:
@@ -147,6 +149,13 @@ def test_ray_refuses_without_the_token(cluster: Cluster) -> None:
     stranger = cluster.hosts.ssh(WORKERS[0], f"RAY_AUTH_TOKEN={'0' * 64} {tried}")
     assert "nodes" not in stranger.stdout
     assert "token" in stranger.stderr.lower()
+
+
+def test_a_storage_that_only_the_head_sees_is_refused(cluster: Cluster) -> None:
+    sweep = "python ~/audioconfit/sweeps/grid.py --demo --datasets esc50 --storage /tmp/private"
+    refused = cluster.hosts.ssh(HEAD, sweep)
+    assert refused.returncode == 2
+    assert "is not the same folder on" in refused.stdout + refused.stderr
 
 
 def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -> None:
