@@ -1,4 +1,4 @@
-"""The demo: generated corpora in the real layouts, tiny backbones, the same way through. No network, no GPU."""
+"""The demo: generated corpora in the real layouts, our own small backbones, the same way through. No network or GPU."""
 
 from audioconfit import synthesis
 from sweeps.plan import Plan

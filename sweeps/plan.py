@@ -156,7 +156,7 @@ DEMO: dict[str, Any] = {
     "backbones": "wav2vec2-tiny,wavlm-tiny",
     "name": "demo",
     "trials": 4,
-    "epochs": 24,
+    "epochs": 14,
     "batch_sizes": "16,32",
     "seeds": 2,
 }
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--converged", help="end a cell's search after so many trials without a better score")
     how.add_argument("--batch-sizes", help="to search, comma separated; default 16,32,64")
     how.add_argument("--chunks", help="chunk durations in seconds to search; default follows the clips' lengths")
-    how.add_argument("--lr", help="of stage 1; default 5e-5, the paper's (3e-3 for the tiny backbones)")
+    how.add_argument("--lr", help="of stage 1; default 5e-5, the paper's (tiny ones: 1e-3, random: 3e-3)")
     how.add_argument("--probe", choices=("adam", "lbfgs"), help="the linear probe's optimiser; default adam")
     how.add_argument(
         "--set",

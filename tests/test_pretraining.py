@@ -296,14 +296,15 @@ def test_a_checkpoint_of_another_setting_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_short_pre_training_learns_what_carries_over_to_other_speakers(tmp_path: Path) -> None:
+def test_a_short_pre_training_carries_over_to_speakers_that_were_not_heard(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    setting = Setting("wav2vec2-tiny", steps=120)
+    setting = Setting("wav2vec2-tiny", steps=150)
     encoder, untrained = pretraining.pretrain(setting, tmp_path / "out"), pretraining.untrained(setting).eval()
-    reached = {task.name: [pretraining.accuracy(task, embed) for embed in (untrained, encoder)] for task in TASKS()}
+    reached = {
+        task.name: [pretraining.accuracy(task, embed) for embed in (untrained, encoder)]
+        for task in pretraining.held_out_tasks()
+    }
     print(reached)
-    for before, after in reached.values():
-        assert after > before + 0.03
-
-
-TASKS = pretraining.held_out_tasks
+    for name in ("manners", "words"):
+        before, after = reached[name]
+        assert after > before + 0.05, name

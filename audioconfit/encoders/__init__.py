@@ -1,7 +1,8 @@
 """Encoders: pre-trained backbones that turn a waveform into one embedding. The only importer of transformers.
 
 Here: which backbones exist, and how to get one. Where weights come from is in weights.py, the forward pass in
-encoder.py; chunks and the extraction of features are in audioconfit/features.py.
+encoder.py, our own small backbones and their model cards in pretrained/, where the training of these starts in
+blank.py; chunks and the extraction of features are in audioconfit/features.py.
 """
 
 import re
@@ -19,9 +20,16 @@ class Backbone:
     """Where an encoder's weights come from, and the stage-1 learning rate that suits them."""
 
     name: str
-    source: str  # a hub id ("org/name"), a local folder, or "random:<architecture>"
+    source: str  # a hub id ("org/name"), a local folder, "package:<folder in pretrained/>", "random:<architecture>"
     lr: float = 5e-5  # the paper, section 3.2
+    sha256: str = ""  # of the packaged model.safetensors
 
+
+# SHA-256 of the packaged model.safetensors.
+WAV2VEC2_TINY = "c20023dffe2618701cf519169bbc0b37e96ffcef3f06aaf5391034562d212b05"
+HUBERT_TINY = "6cf2493571707c974d0d4bcec6520447a2265236607ff5a0ef02e1c98798cf0a"
+WAVLM_TINY = "043a905b9be07c2c300cea4cba301170aff842a1d7f176587044ab0a3a5a70f3"
+TINY_LR = 1e-3
 
 BACKBONES = {
     known.name: known
@@ -29,14 +37,17 @@ BACKBONES = {
         Backbone("wav2vec2", "facebook/wav2vec2-base"),
         Backbone("hubert", "facebook/hubert-base-ls960"),
         Backbone("wavlm", "microsoft/wavlm-base"),
-        Backbone("wav2vec2-tiny", "random:wav2vec2", lr=3e-3),
-        Backbone("hubert-tiny", "random:hubert", lr=3e-3),
-        Backbone("wavlm-tiny", "random:wavlm", lr=3e-3),
+        Backbone("wav2vec2-tiny", "package:wav2vec2-tiny", TINY_LR, WAV2VEC2_TINY),
+        Backbone("hubert-tiny", "package:hubert-tiny", TINY_LR, HUBERT_TINY),
+        Backbone("wavlm-tiny", "package:wavlm-tiny", TINY_LR, WAVLM_TINY),
         Backbone("wav2vec2-random", "random:wav2vec2", lr=3e-3),
         Backbone("hubert-random", "random:hubert", lr=3e-3),
         Backbone("wavlm-random", "random:wavlm", lr=3e-3),
     )
 }
+
+
+PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def backbone(name: str) -> Backbone:
@@ -54,27 +65,37 @@ def backbone(name: str) -> Backbone:
 def fingerprint(name: str) -> str:
     """What tells a backbone's weights from others under the same name, fetched if need be, without loading them.
 
-    The content hash of a local folder, the hub's commit of a downloaded one, "" for seeded random ones. ValueError:
+    The content hash of a folder, the hub's commit of a downloaded one, "" for seeded random ones. ValueError:
     weights that cannot be had; better now than in the middle of a sweep.
     """
-    source = backbone(name).source
-    if source.startswith("random:"):
+    known = backbone(name)
+    if known.source.startswith("random:"):
         return ""
-    return weights.digest(Path(source)) if Path(source).is_dir() else weights.download(source).name
+    folder = _folder(known)
+    return weights.digest(folder) if folder is not None else weights.download(known.source).name
 
 
 def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bool = False) -> Encoder:
     """The encoder of a backbone, on the CPU, in float32, in evaluation mode.
 
-    `seed` draws the weights that no file holds: all those of the random backbones. `spec_augment` and `layer_drop` switch
-    on what the backbone's configuration does in training mode, with its own probabilities; SpecAugment then draws from
-    NumPy's global generator. ValueError: an unknown name, an architecture other than the three, weights that cannot be
-    had or do not fit.
+    `seed` draws the weights that no file holds: all those of the random backbones. `spec_augment` and `layer_drop`
+    switch on what the backbone's configuration does in training mode, with its own probabilities; SpecAugment then
+    draws from NumPy's global generator. ValueError: an unknown name, an architecture other than the three, weights that
+    cannot be had, are damaged or do not fit.
     """
-    source = backbone(name).source
-    if source.startswith("random:"):
-        model, normalise = weights.tiny(source.removeprefix("random:"), seed=seed), None
+    known = backbone(name)
+    if known.source.startswith("random:"):
+        model, normalise = weights.tiny(known.source.removeprefix("random:"), seed=seed), None
     else:
-        folder = Path(source) if Path(source).is_dir() else weights.download(source)
+        folder = _folder(known) or weights.download(known.source)
         model, normalise = weights.read(folder, seed=seed), weights.normalises(folder)
     return Encoder(name, model, normalise=normalise, spec_augment=spec_augment, layer_drop=layer_drop).eval()
+
+
+def _folder(known: Backbone) -> Path | None:
+    """The folder that a backbone's weights are in, those of the package checked; None for those on the hub."""
+    if known.source.startswith("package:"):
+        folder = PRETRAINED / known.source.removeprefix("package:")
+        weights.check(folder / "model.safetensors", known.sha256)
+        return folder
+    return Path(known.source) if Path(known.source).is_dir() else None

@@ -115,6 +115,17 @@ def digest(folder: Path) -> str:
     return found.hexdigest()[:16]
 
 
+def check(file: Path, sha256: str) -> None:
+    """ValueError where a file of the package is not the one that was packed."""
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{file} is missing ({error}); install audioconfit again.") from error
+    if found != sha256:
+        raise ValueError(f"{file} is damaged: its SHA-256 is {found}, not {sha256}; install audioconfit again.")
+
+
 def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
     """The model in a folder; ValueError where the architecture is another, or the weights do not fit config.json."""
     settings = _read_json(folder / "config.json")

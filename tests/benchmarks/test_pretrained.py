@@ -1,0 +1,215 @@
+"""What pre-training is worth: the packaged backbones on real emotions, few clips and many classes. On one core:
+`AUDIOCONFIT_DATA=... pytest -m benchmark -s tests/benchmarks/test_pretrained.py`.
+
+Everything goes through audioconfit.recipe. Learning rates, of stage 1 and of the probe, are chosen on validation from
+the same grids for PairTune and FineTune, with seed 0; test is read once per seed for the chosen ones. EmoDB: test
+speakers 12, 14, 15, 16, validation speaker 11. FEW and MANY are run with wav2vec2-tiny.
+"""
+
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import heading
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audioconfit import audio, corpora, encoders, pretraining, probe, recipe, scores, splits
+from audioconfit.audio import SCALE, Waveforms
+from audioconfit.corpora import Clip
+from audioconfit.encoders import Encoder
+from audioconfit.features import Features
+from audioconfit.probe import Probe
+from audioconfit.recipe import Method, Recipe, Result
+from audioconfit.synthesis import speech
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
+
+REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
+NAMES = tuple(pretraining.ARCHITECTURES)
+TUNED: tuple[Method, ...] = ("pairtune", "finetune")
+LRS, PROBE_LRS = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
+EPOCHS, BATCH, CHUNK = 20, 32, 1.0
+SEEDS = 5
+FEW = (5, 10, 20)  # clips per class
+DRAWS = 3  # of the few clips
+MANY = {10: 4, 50: 2, 200: 1}  # classes: sets of speakers
+MANY_EPOCHS = 10
+HEARD, SPOKEN = 4, 8  # clips per generated speaker: to train on, and in all
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterable[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def emodb(tmp_path_factory: pytest.TempPathFactory) -> Waveforms:
+    try:
+        corpus = corpora.load("emodb", REAL)
+    except (ValueError, FileNotFoundError) as error:
+        pytest.skip(f"no EmoDB in AUDIOCONFIT_DATA ({REAL}): {error}")
+    return audio.prepare(corpus, tmp_path_factory.mktemp("emodb"), workers=1)
+
+
+def recipe_of(waveforms: Waveforms, backbone: str, method: Method, **changes: object) -> Recipe:
+    return Recipe(
+        dataset=waveforms.corpus.name,
+        fingerprint=waveforms.fingerprint,
+        weights=encoders.fingerprint(backbone),
+        backbone=backbone,
+        method=method,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        chunk_seconds=CHUNK,
+    ).model_copy(update=changes)
+
+
+def best(waveforms: Waveforms, recipes: Sequence[Recipe]) -> tuple[Recipe, float]:
+    """Of these recipes with each probe rate the one that is best on validation, and its test accuracy, read now."""
+    found: list[tuple[float, Encoder, Probe, Result]] = []
+    for one in recipes:
+        stage = recipe.embed(one, waveforms)
+        assert stage is not None
+        classes = recipe.split_of(one, waveforms).classes
+        for rate in PROBE_LRS:
+            fitted = one.model_copy(update={"probe_lr": rate})
+            linear, result = recipe.fit_probe(fitted, stage.train, stage.valid, classes)
+            found.append((result.valid.headline, stage.encoder, linear, result))
+    _, encoder, linear, result = max(found, key=lambda entry: entry[0])
+    read = recipe.evaluate(result, linear, recipe.features_of_test(result.recipe, encoder, waveforms))
+    assert read.test is not None
+    return result.recipe, read.test.accuracy
+
+
+def accuracies(waveforms: Waveforms, backbone: str, method: Method, seeds: int) -> tuple[list[float], str]:
+    """Test accuracy for each seed at the rates that validation chose with seed 0, and these rates."""
+    return across([waveforms] * seeds, backbone, method)
+
+
+def across(
+    sets: Sequence[Waveforms], backbone: str, method: Method, *, epochs: int = EPOCHS
+) -> tuple[list[float], str]:
+    """As `accuracies`, but each seed has data of its own; the first set chooses."""
+    rates = (1e-3,) if method == "frozen" else LRS
+    chosen, first = best(sets[0], [recipe_of(sets[0], backbone, method, lr=rate, epochs=epochs) for rate in rates])
+    others = []
+    for seed, waveforms in enumerate(sets[1:], start=1):
+        data = {"dataset": waveforms.corpus.name, "fingerprint": waveforms.fingerprint}
+        result = recipe.run(chosen.model_copy(update={"seed": seed} | data), waveforms)
+        assert result is not None
+        assert result.test is not None
+        others.append(result.test.accuracy)
+    return [first, *others], f"lr {chosen.lr:g}, probe {chosen.probe_lr:g}"
+
+
+def frozen_accuracy(waveforms: Waveforms, backbone: str) -> float:
+    """Of untouched features, the chunk (whole clips or halves) and the probe's rate chosen on validation."""
+    chunks = (CHUNK, 2 * CHUNK)
+    return best(waveforms, [recipe_of(waveforms, backbone, "frozen", chunk_seconds=chunk) for chunk in chunks])[1]
+
+
+def line(name: str, reached: Sequence[float], said: str = "") -> str:
+    spread = f" ± {statistics.stdev(reached):.3f}" if len(reached) > 1 else ""
+    return f"{name:<34} {statistics.fmean(reached):.3f}{spread:<9} {said}"
+
+
+def log_mel_accuracy(waveforms: Waveforms) -> float:
+    """The linear probe on log-mel means and deviations, its rate chosen on validation."""
+    cut = splits.split(waveforms.corpus)
+
+    def features(clips: Sequence[Clip]) -> Features:
+        rows = [torch.from_numpy(waveforms[clip.key].astype(np.float32) / SCALE)[None] for clip in clips]
+        labels = torch.tensor([cut.classes.index(clip.labels[0]) for clip in clips])
+        statistics_ = torch.cat([pretraining.log_mel_statistics(row) for row in rows])
+        return Features(statistics_, tuple(clip.key for clip in clips), labels)
+
+    train, valid, test = features(cut.train), features(cut.valid), features(cut.test)
+
+    def reached(linear: probe.Probe, part: Features) -> float:
+        return scores.score(part.labels, linear.logits(part.embeddings), cut.classes).accuracy
+
+    probes = [probe.fit(train, valid, classes=cut.classes, lr=rate) for rate in PROBE_LRS]
+    return reached(max(probes, key=lambda linear: reached(linear, valid)), test)
+
+
+def test_frozen_features_of_real_emotions(emodb: Waveforms, tmp_path: Path) -> None:
+    heading.show("EmoDB, frozen features and a linear probe: test accuracy of 231 clips")
+    bands = log_mel_accuracy(emodb)
+    print(line("log-mel means and deviations", [bands]))
+    for name in NAMES:
+        reached = {"": frozen_accuracy(emodb, name)}
+        for start in ("random", "filters"):
+            folder = tmp_path / f"{name}-{start}"
+            pretraining.untrained(pretraining.Setting(name, start=start)).save(folder)
+            reached[f", untrained, {start}"] = frozen_accuracy(emodb, str(folder))
+        for label, accuracy in reached.items():
+            print(line(name + label, [accuracy]), flush=True)
+        best_other = max(bands, *(accuracy for label, accuracy in reached.items() if label))
+        assert reached[""] > best_other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tuning_on_real_emotions(name: str, emodb: Waveforms) -> None:
+    heading.show(f"EmoDB, {name}: test accuracy, mean ± deviation over {SEEDS} seeds, {EPOCHS} epochs")
+    for method in ("frozen", *TUNED):
+        reached, rates = accuracies(emodb, name, method, SEEDS)
+        print(line(method, reached, rates), flush=True)
+        assert min(reached) > 2 / 7  # twice chance: it is no broken run
+
+
+def few(waveforms: Waveforms, clips: int, seed: int) -> Waveforms:
+    """The corpus with so many random training clips of each class; validation and test as they are."""
+    draw = np.random.default_rng(seed)
+    cut = splits.split(waveforms.corpus)
+    of_class = [[clip for clip in cut.train if clip.labels[0] == name] for name in cut.classes]
+    kept = {of[number].key for of in of_class for number in draw.permutation(len(of))[:clips]}
+    kept |= {clip.key for clip in (*cut.valid, *cut.test)}
+    corpus = replace(waveforms.corpus, clips=tuple(clip for clip in waveforms.corpus.clips if clip.key in kept))
+    return replace(waveforms, corpus=corpus)
+
+
+def test_few_clips_of_real_emotions(emodb: Waveforms) -> None:
+    heading.show(f"EmoDB, few clips per class, wav2vec2-tiny: test accuracy over {DRAWS} draws, {EPOCHS} epochs")
+    for clips, method in product(FEW, ("frozen", *TUNED)):
+        reached, rates = across([few(emodb, clips, seed) for seed in range(DRAWS)], "wav2vec2-tiny", method)
+        print(line(f"{clips:2d} clips per class, {method}", reached, rates), flush=True)
+        assert statistics.fmean(reached) > 1.5 / 7
+
+
+def generated_speakers(folder: Path, classes: int, seed: int) -> Waveforms:
+    """A folder of clips of 1 s per speaker, who says anything in any manner, prepared; splits given by a manifest."""
+    rng = np.random.default_rng((seed, classes))
+    spoken = speech.Language.drawn(rng)
+    rows = ["path,label,split"]
+    folder.mkdir(parents=True)
+    for number in range(classes):
+        voice = speech.Voice.drawn(rng)
+        for take in range(SPOKEN):
+            said = speech.utter(spoken, voice, speech.Manner.drawn(rng), CHUNK, rng).sound
+            heard = said + 0.01 * rng.standard_normal(len(said))
+            soundfile.write(folder / f"{number}-{take}.wav", 0.5 * heard / np.abs(heard).max(), audio.SAMPLE_RATE)
+            part = "train" if take < HEARD else "valid" if take < HEARD + 1 else "test"
+            rows.append(f"{number}-{take}.wav,speaker-{number:03d},{part}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return audio.prepare(corpora.load(str(folder / "clips.csv"), folder), folder / "prepared", workers=1)
+
+
+def test_many_speakers(tmp_path: Path) -> None:
+    heading.show(
+        f"Generated speakers, {HEARD} clips of {CHUNK:g} s each, any manner, wav2vec2-tiny, {MANY_EPOCHS} epochs"
+    )
+    for classes, count in MANY.items():
+        sets = [generated_speakers(tmp_path / f"{classes}-{seed}", classes, seed) for seed in range(count)]
+        for method in ("frozen", *TUNED):
+            reached, rates = across(sets, "wav2vec2-tiny", method, epochs=MANY_EPOCHS)
+            print(line(f"{classes:3d} speakers, {method} ({count} sets)", reached, rates), flush=True)
+            assert statistics.fmean(reached) > 2 / classes
