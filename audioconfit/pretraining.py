@@ -57,7 +57,7 @@ BANDS, CEPSTRA, CLUSTERS = 40, 16, 100
 MASKED_START, MASKED_SPAN = 0.065, 8  # of frames: how many begin a hidden stretch, and its length
 
 LR, WARMUP, CLIPPED = 2e-3, 100, 2.0
-CHECKPOINT_STEPS = 20
+CHECKPOINT_STEPS = 10
 
 # The streams of random numbers, by what they are for.
 LANGUAGE, SPEECH, STEP, START, HELD_OUT = range(5)

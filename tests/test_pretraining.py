@@ -197,9 +197,7 @@ def test_a_weight_of_zero_leaves_its_part_out() -> None:
     run = Run(Setting("wav2vec2-tiny", steps=2, objective=Objective(contrast=0.0)))
     before = run.heads.contrast.weight.clone()
     run.advance()
-    assert torch.equal(run.heads.contrast.weight, before * (1 - 0.01 * pretraining.rate(0, 2))) or torch.equal(
-        run.heads.contrast.weight, before
-    )
+    assert torch.equal(run.heads.contrast.weight, before)
 
 
 def digest(folder: Path) -> str:
@@ -216,9 +214,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    steps = pretraining.CHECKPOINT_STEPS + 5
+    steps = pretraining.CHECKPOINT_STEPS + 3
     process = subprocess.Popen(command_line(killed, steps=steps), env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while not (killed / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
