@@ -29,7 +29,7 @@ class Backbone:
 WAV2VEC2_TINY = "c20023dffe2618701cf519169bbc0b37e96ffcef3f06aaf5391034562d212b05"
 HUBERT_TINY = "6cf2493571707c974d0d4bcec6520447a2265236607ff5a0ef02e1c98798cf0a"
 WAVLM_TINY = "043a905b9be07c2c300cea4cba301170aff842a1d7f176587044ab0a3a5a70f3"
-TINY_LR = 1e-3
+TINY_LR = 1e-3  # of 3e-4, 1e-3 and 3e-3 the one with the best validation score of PairTune on EmoDB
 
 BACKBONES = {
     known.name: known
