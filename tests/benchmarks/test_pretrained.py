@@ -220,4 +220,4 @@ def test_many_speakers(tmp_path: Path) -> None:
         for method in ("frozen", *TUNED):
             reached, rates = across(sets, "wav2vec2-tiny", method, epochs=MANY_EPOCHS)
             print(line(f"{classes:3d} speakers, {method} ({count} sets)", reached, rates), flush=True)
-            assert statistics.fmean(reached) > 1.5 / classes
+            assert statistics.fmean(reached) > 2 / classes
