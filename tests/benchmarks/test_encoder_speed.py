@@ -5,7 +5,7 @@ Two layers of the base models' shape, random weights. About five minutes, half o
 
 On 2 shared cores, 2026-11-20, torch 2.11: WavLM through SDPA 1.03 / 1.05 / 1.19 at 2 / 5 / 10 s for features, 1.00 to
 0.95 in training; a step with padding costs 1.23; no gradient towards the waveform 1.06 of the convolutions;
-torch.compile of a training step 1.17 (wav2vec2-random), 1.23 (wavlm-random), 1.03 (wav2vec2), after 50 to 110 s. No GPU.
+torch.compile of a training step 1.17 (wav2vec2-random), 1.23 (wavlm-random), 1.03 (wav2vec2), after 50 to 110 s. CPU.
 """
 
 import statistics
