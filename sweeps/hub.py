@@ -148,7 +148,7 @@ class Hub:
             taken = self._next(slot)
             if taken is None:
                 return None
-            del self.idle_since[slot]
+            self.idle_since.pop(slot, None)  # a dead worker's question may still be waiting beside its successor's
             taken.slot, taken.heard, taken.attempts = slot, time.time(), taken.attempts + 1
             self.warm[slot] = taken.warmth
         self._log("take", slot, taken.key)

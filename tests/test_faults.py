@@ -110,9 +110,10 @@ def test_a_driver_killed_while_it_writes(data: Path, storage: Path, undisturbed:
 
 
 def test_workers_killed_and_hung(data: Path, storage: Path, undisturbed: Ledger, tmp_path: Path) -> None:
-    """kill -9 in every fourth trial; between the two a worker is stopped, which nobody but its silence tells."""
+    """kill -9 within stage 1 of two trials; between the two a worker is stopped, which only its silence tells."""
+    first, second, _, fourth, *_ = undisturbed.trained
     with driver(command(data, storage, "--patience", "15"), tmp_path / "said") as run:
-        for number, blow in ((0, signal.SIGKILL), (2, signal.SIGSTOP), (4, signal.SIGKILL)):
+        for number, blow in ((first, signal.SIGKILL), (second, signal.SIGSTOP), (fourth, signal.SIGKILL)):
             run.until(lambda number=number: drivers.reported(storage, number))
             (worker,) = run.workers()
             os.kill(worker, blow)
@@ -123,11 +124,15 @@ def test_workers_killed_and_hung(data: Path, storage: Path, undisturbed: Ledger,
     assert audit(storage, trials=TRIALS) == undisturbed
 
 
-def test_trials_that_fail_on_two_slots_under_a_driver_that_is_killed(data: Path, storage: Path, tmp_path: Path) -> None:
+def test_trials_that_fail_on_two_slots_under_a_driver_that_is_killed(
+    data: Path, storage: Path, undisturbed: Ledger, tmp_path: Path
+) -> None:
     """One raises, one runs out of memory, one diverges: each is told with its recipe, and the others go on."""
     arguments, script = command(data, storage, "--slots", "2"), Path(faulty_grid.__file__)
+    honest = next(number for number in undisturbed.trained if number > faulty_grid.RAISES)
+    assert honest not in (faulty_grid.NO_MEMORY, faulty_grid.DIVERGES)
     with driver(arguments, tmp_path / "said", script=script) as run:
-        run.until(lambda: drivers.ended(storage, faulty_grid.RAISES) and drivers.reported(storage, 4))
+        run.until(lambda: drivers.ended(storage, faulty_grid.RAISES) and drivers.reported(storage, honest))
         run.kill()
     with driver(arguments, tmp_path / "said", script=script) as run:
         assert run.wait() == 0, run.said()
