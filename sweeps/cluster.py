@@ -102,9 +102,9 @@ def slot_shape(plan: Plan, resources: dict[str, float]) -> SlotShape:
 def _slot_that_fits(plan: Plan) -> SlotShape:
     has_gpus = any(node.get("GPU") for node in (*_nodes_now(), *_nodes_at_most()))
     shape = slot_shape(plan, {"GPU": float(has_gpus)})
-    # The limits of an autoscaler that is not `ray up`'s are not known here: where --slots are named, the watch sees
-    # whether one comes up.
-    if _room(shape) or (address() and plan.slots is not None):
+    # The limits of an autoscaler that is not `ray up`'s are not known here: beside a head alone, the watch sees whether
+    # the --slots come up.
+    if _room(shape) or (plan.slots is not None and not ray.cluster_resources().get("CPU")):
         return shape
     raise Halted(
         f"{resources(shape)}, so no trial could ever run; "

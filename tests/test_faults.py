@@ -248,8 +248,7 @@ def test_a_sweep_without_resources_says_so_and_ends(
     assert cluster.stdout is not None
     assert cluster.stdin is not None
     address = cluster.stdout.readline().strip()
-    too_large = command(data, storage, "--workers-per-trial", "8", "--wait", "10")
-    with driver(too_large, tmp_path / "never", RAY_ADDRESS=address) as run:
+    with driver(command(data, storage, "--workers-per-trial", "8"), tmp_path / "never", RAY_ADDRESS=address) as run:
         assert run.wait() == 2
         assert "8 workers with 1 CPU and 0 GPU each, and the cluster has 2 CPU and 0 GPU on 1 node" in run.said()
     print("take them", file=cluster.stdin, flush=True)
