@@ -24,7 +24,8 @@ from rich.table import Table
 
 from audioconfit import catalogue, pretraining
 from audioconfit.corpora import CORPORA, download
-from audioconfit.pretraining import ARCHITECTURES, STEPS, Embed, Setting
+from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
+from audioconfit.pretraining.held_out import Embed
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -101,15 +102,15 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     table = Table(title="Accuracy on generated speakers that were not heard: linear probe, frozen features")
     table.add_column("task")
     embeddings: dict[str, Embed] = {
-        "log-mel statistics": pretraining.log_mel_statistics,
+        "log-mel statistics": held_out.log_mel_statistics,
         "untrained": pretraining.untrained(setting).eval(),
         "pre-trained": encoder,
     }
     for name in embeddings:
         table.add_column(name, justify="right")
-    for held_out in pretraining.held_out_tasks():
-        reached = (pretraining.accuracy(held_out, embed) for embed in embeddings.values())
-        table.add_row(f"{len(held_out.classes)} {held_out.name}", *(f"{accuracy:.3f}" for accuracy in reached))
+    for tested in held_out.tasks():
+        reached = (held_out.accuracy(tested, embed) for embed in embeddings.values())
+        table.add_row(f"{len(tested.classes)} {tested.name}", *(f"{accuracy:.3f}" for accuracy in reached))
     console.print(table)
     console.print(f"{setting.name} is in {arguments.out}: pass this path wherever a backbone is asked for.")
     return 0

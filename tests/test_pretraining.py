@@ -1,4 +1,4 @@
-"""Pre-training: batches from (seed, step) alone, targets that mean what they say, a kill that leaves no trace."""
+"""Pre-training: views from (seed, step) alone, targets that mean what they say, a kill that leaves no trace."""
 
 import hashlib
 import json
@@ -17,71 +17,75 @@ import torch
 from audioconfit import __main__ as command
 from audioconfit import encoders, pretraining
 from audioconfit.encoders import blank
-from audioconfit.pretraining import Batch, Objective, Run, Setting
-from audioconfit.synthesis import speech
+from audioconfit.encoders.layers import standardise
+from audioconfit.pretraining import Objective, Run, Setting, held_out, views
+from audioconfit.pretraining import run as training
+from audioconfit.pretraining.targets import BANDS, Targets, course_of, k_means, log_mel, melody_of, nearest
+from audioconfit.pretraining.views import Views
+from audioconfit.synthesis import rooms, speech
 
 NAMES = sorted(pretraining.ARCHITECTURES)
 
 
 @pytest.fixture(scope="module")
-def targets() -> pretraining.Targets:
-    return pretraining.Targets(0)
+def targets() -> Targets:
+    return Targets(0)
 
 
-def a_batch(sound: torch.Tensor, pitch: torch.Tensor) -> Batch:
+def a_batch(sound: torch.Tensor, pitch: torch.Tensor) -> Views:
     """A batch of this sound with this pitch; of its making nothing is known."""
     rows, frames = pitch.shape
-    making = torch.zeros(rows, len(pretraining.batch(0, 0).making[0]))
-    return Batch(sound, sound, pitch, making, torch.zeros(rows, frames, dtype=torch.bool))
+    making = torch.zeros(rows, len(views.at(0, 0).making[0]))
+    return Views(sound, sound, pitch, making, torch.zeros(rows, frames, dtype=torch.bool))
 
 
 def noise(rows: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, pretraining.CLIP, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(rows, views.CLIP, generator=torch.Generator().manual_seed(seed))
 
 
-# Batches
+# Viewses
 
 
 def test_a_batch_is_the_same_whatever_was_made_before() -> None:
-    first = pretraining.batch(5, 7)
-    pretraining.batch(5, 8)
-    pretraining.utterance.cache_clear()
-    pretraining.language.cache_clear()
-    again = pretraining.batch(5, 7)
+    first = views.at(5, 7)
+    views.at(5, 8)
+    views.utterance.cache_clear()
+    views.language.cache_clear()
+    again = views.at(5, 7)
     for name in ("sound", "clean", "pitch", "making", "hidden"):
         assert torch.equal(getattr(first, name), getattr(again, name)), name
 
 
 def test_other_seeds_and_steps_give_other_batches() -> None:
-    one, step, seed = pretraining.batch(5, 7), pretraining.batch(5, 8), pretraining.batch(6, 7)
+    one, step, seed = views.at(5, 7), views.at(5, 8), views.at(6, 7)
     assert not torch.equal(one.sound, step.sound)
     assert not torch.equal(one.sound, seed.sound)
 
 
 def test_the_halves_of_a_batch_are_views_of_the_same_utterances() -> None:
-    made = pretraining.batch(0, 3)
-    assert len(made.sound) == 2 * pretraining.ROWS
+    made = views.at(0, 3)
+    assert len(made.sound) == 2 * views.ROWS
     first, second = made.making.chunk(2)
     assert torch.equal(first, second)
     assert not torch.equal(*made.sound.chunk(2))
-    assert len(first.unique(dim=0)) == pretraining.ROWS
+    assert len(first.unique(dim=0)) == views.ROWS
 
 
 def test_hidden_stretches_have_their_length_and_share() -> None:
-    hidden = torch.cat([pretraining.batch(1, step).hidden for step in range(6)])
+    hidden = torch.cat([views.at(1, step).hidden for step in range(6)])
     ends_early = [row.nonzero()[-1] == len(row) - 1 for row in hidden if row.any()]
     lengths = [
         len(run) for row in hidden for run in "".join("x" if cell else " " for cell in row.tolist()[:-8]).split() if run
     ]
-    assert sorted(lengths)[len(lengths) // 4] >= pretraining.MASKED_SPAN  # only the cut at the end makes shorter ones
-    expected = 1 - (1 - pretraining.MASKED_START) ** pretraining.MASKED_SPAN
-    assert hidden[:, pretraining.MASKED_SPAN :].float().mean().item() == pytest.approx(expected, abs=0.05)
+    assert sorted(lengths)[len(lengths) // 4] >= views.MASKED_SPAN  # only the cut at the end makes shorter ones
+    expected = 1 - (1 - views.MASKED_START) ** views.MASKED_SPAN
+    assert hidden[:, views.MASKED_SPAN :].float().mean().item() == pytest.approx(expected, abs=0.05)
     assert any(ends_early)
 
 
 def test_rooms_leave_the_voice_recognisable_and_the_sound_finite() -> None:
-    clean = pretraining.batch(0, 0).clean.numpy()
-    heard = pretraining.in_a_room(clean, np.random.default_rng(0))
+    clean = views.at(0, 0).clean.numpy()
+    heard = rooms.recorded(clean, np.random.default_rng(0))
     assert heard.shape == clean.shape
     assert heard.dtype == np.float32
     assert np.isfinite(heard).all()
@@ -93,7 +97,7 @@ def test_rooms_leave_the_voice_recognisable_and_the_sound_finite() -> None:
 # Targets
 
 
-def test_pitch_is_told_in_octaves_around_160_hz_and_only_where_voiced(targets: pretraining.Targets) -> None:
+def test_pitch_is_told_in_octaves_around_160_hz_and_only_where_voiced(targets: Targets) -> None:
     pitch = torch.zeros(2, 73)
     pitch[0], pitch[1, :36] = 320.0, 80.0
     melody = targets.of(a_batch(noise(2), pitch))["melody"]
@@ -103,25 +107,25 @@ def test_pitch_is_told_in_octaves_around_160_hz_and_only_where_voiced(targets: p
 
 
 def test_the_pitch_of_a_frame_is_that_of_its_middle() -> None:
-    made = pretraining.batch(0, 0)
-    numbers = [pretraining.numbers_of(one.voice, one.manner) for one in around_the_first_step()]
+    made = views.at(0, 0)
+    numbers = [views.numbers_of(one.voice, one.manner) for one in around_the_first_step()]
     row = int((np.stack(numbers).astype(np.float32) == made.making[0].numpy()).all(axis=1).argmax())
     whole = around_the_first_step()[row]
-    places = np.lib.stride_tricks.sliding_window_view(whole.sound, pretraining.CLIP)[:: speech.STEP]
+    places = np.lib.stride_tricks.sliding_window_view(whole.sound, views.CLIP)[:: speech.STEP]
     start = int((places == made.clean[0].numpy()).all(axis=1).argmax())
-    middles = start + (pretraining.FIELD // 2 + pretraining.HOP * np.arange(73)) // speech.STEP
+    middles = start + (views.FIELD // 2 + views.HOP * np.arange(73)) // speech.STEP
     assert np.array_equal(made.pitch[0].numpy(), whole.pitch[middles].astype(np.float32))
 
 
 def around_the_first_step() -> list[speech.Utterance]:
-    return [pretraining.utterance(0, number) for number in range(pretraining.AROUND)]
+    return [views.utterance(0, number) for number in range(views.AROUND)]
 
 
 def test_course_has_five_numbers_of_the_pitch_where_voiced() -> None:
     pitch = torch.zeros(1, 73)
     pitch[0, 10:60] = 160 * 2 ** torch.linspace(0, 1, 50)
     made = a_batch(noise(1), pitch)
-    course = pretraining._course(pretraining.log_mel(made.sound), pretraining._melody(made))[0]
+    course = course_of(log_mel(made.sound), melody_of(made))[0]
     ramp = np.linspace(0, 1, 50)
     expected = [ramp.mean(), ramp.std(), np.quantile(ramp, 0.2), np.quantile(ramp, 0.8), 1 / 49]
     assert course[:5].tolist() == pytest.approx(expected, abs=1e-4)
@@ -130,9 +134,9 @@ def test_course_has_five_numbers_of_the_pitch_where_voiced() -> None:
 
 
 def test_a_tone_lies_in_its_mel_band() -> None:
-    time_ = torch.arange(pretraining.CLIP) / 16_000
-    low, high = (pretraining.log_mel(torch.sin(2 * math.pi * hertz * time_)[None])[0] for hertz in (300.0, 3000.0))
-    assert low.shape == (73, pretraining.BANDS)
+    time_ = torch.arange(views.CLIP) / 16_000
+    low, high = (log_mel(torch.sin(2 * math.pi * hertz * time_)[None])[0] for hertz in (300.0, 3000.0))
+    assert low.shape == (73, BANDS)
     assert (low.argmax(dim=1) == low[0].argmax()).all()
     assert high[0].argmax() > low[0].argmax() + 10
 
@@ -141,19 +145,19 @@ def test_k_means_finds_three_heaps() -> None:
     draw = torch.Generator().manual_seed(0)
     heaps = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     points = heaps.repeat_interleave(50, dim=0) + 0.1 * torch.randn(150, 2, generator=draw)
-    centres = pretraining.k_means(points, 3, rng=np.random.default_rng(2))
-    owner = pretraining.nearest(points, centres)
+    centres = k_means(points, 3, rng=np.random.default_rng(2))
+    owner = nearest(points, centres)
     assert [len(part.unique()) for part in owner.split(50)] == [1, 1, 1]
     assert len(owner.unique()) == 3
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_nothing() -> None:
-    rates = [pretraining.rate(step, 1000) for step in range(1000)]
+    rates = [training.rate(step, 1000) for step in range(1000)]
     top = rates.index(max(rates))
-    assert pretraining.WARMUP - 2 <= top <= pretraining.WARMUP
+    assert training.WARMUP - 2 <= top <= training.WARMUP
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert max(rates) == pytest.approx(pretraining.LR, rel=0.05)
+    assert max(rates) == pytest.approx(training.LR, rel=0.05)
     assert rates[-1] < 1e-5 * max(rates)
 
 
@@ -175,7 +179,7 @@ def test_filters_answer_to_their_own_frequencies(name: str) -> None:
 def test_each_filter_is_scaled_to_the_same_power() -> None:
     setting = Setting("wav2vec2-tiny")
     convolution = pretraining.untrained(setting).model.feature_extractor.conv_layers[0].conv
-    sound = pretraining.standardise(pretraining.batch(0, 0).sound)
+    sound = standardise(views.at(0, 0).sound)
     outputs = torch.nn.functional.conv1d(sound[:, None], convolution.weight, stride=160)
     power = outputs.square().mean(dim=(0, 2)).unflatten(0, (-1, blank.PHASES)).mean(dim=1)
     assert torch.allclose(power, torch.ones(len(power)), rtol=1e-3)
@@ -214,7 +218,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    steps = pretraining.CHECKPOINT_STEPS + 3
+    steps = training.CHECKPOINT_STEPS + 3
     process = subprocess.Popen(command_line(killed, steps=steps), env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not (killed / "checkpoint.pt").exists() and time.monotonic() < deadline:
@@ -231,7 +235,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     pretraining.pretrain(setting, killed, progress=lambda step, parts: seen.append(step))
     pretraining.pretrain(setting, whole)
     torch.set_num_threads(threads)
-    assert seen == list(range(pretraining.CHECKPOINT_STEPS + 1, steps + 1))
+    assert seen == list(range(training.CHECKPOINT_STEPS + 1, steps + 1))
     assert digest(killed) == digest(whole)
     assert sorted(path.name for path in killed.iterdir()) == [
         *("config.json", "model.safetensors", "preprocessor_config.json", "pretraining.json")
@@ -242,7 +246,7 @@ def test_what_is_written_loads_like_any_local_folder(tmp_path: Path) -> None:
     encoder = pretraining.pretrain(Setting("wavlm-tiny", steps=1), tmp_path / "out")
     loaded = encoders.load(str(tmp_path / "out"), spec_augment=True)
     assert loaded.normalise
-    assert loaded.receptive_field == pretraining.FIELD
+    assert loaded.receptive_field == views.FIELD
     sound = noise(2)
     assert torch.equal(loaded(sound), encoder(sound))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -299,8 +303,7 @@ def test_a_short_pre_training_carries_over_to_speakers_that_were_not_heard(tmp_p
     setting = Setting("wav2vec2-tiny", steps=150)
     encoder, untrained = pretraining.pretrain(setting, tmp_path / "out"), pretraining.untrained(setting).eval()
     reached = {
-        task.name: [pretraining.accuracy(task, embed) for embed in (untrained, encoder)]
-        for task in pretraining.held_out_tasks()
+        task.name: [held_out.accuracy(task, embed) for embed in (untrained, encoder)] for task in held_out.tasks()
     }
     print(reached)
     for name in ("manners", "words"):

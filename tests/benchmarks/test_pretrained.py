@@ -32,6 +32,7 @@ from audioconfit.audio import SCALE, Waveforms
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
 from audioconfit.features import Features
+from audioconfit.pretraining import held_out
 from audioconfit.probe import Probe
 from audioconfit.recipe import Method, Recipe, Result
 from audioconfit.synthesis import speech
@@ -137,7 +138,7 @@ def log_mel_accuracy(waveforms: Waveforms) -> float:
     def features(clips: Sequence[Clip]) -> Features:
         rows = [torch.from_numpy(waveforms[clip.key].astype(np.float32) / SCALE)[None] for clip in clips]
         labels = torch.tensor([cut.classes.index(clip.labels[0]) for clip in clips])
-        statistics_ = torch.cat([pretraining.log_mel_statistics(row) for row in rows])
+        statistics_ = torch.cat([held_out.log_mel_statistics(row) for row in rows])
         return Features(statistics_, tuple(clip.key for clip in clips), labels)
 
     train, valid, test = features(cut.train), features(cut.valid), features(cut.test)
