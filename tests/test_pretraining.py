@@ -83,6 +83,12 @@ def test_hidden_stretches_have_their_length_and_share() -> None:
     assert any(ends_early)
 
 
+def test_a_room_without_any_echo_is_a_room_too() -> None:
+    one = views.at(0, 0).clean.numpy()[:1]
+    heard = [rooms.recorded(one, np.random.default_rng(seed)) for seed in range(12)]  # a quarter of the rooms echo
+    assert np.isfinite(np.stack(heard)).all()
+
+
 def test_rooms_leave_the_voice_recognisable_and_the_sound_finite() -> None:
     clean = views.at(0, 0).clean.numpy()
     heard = rooms.recorded(clean, np.random.default_rng(0))
