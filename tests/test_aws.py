@@ -64,21 +64,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("aws")
     shared, file = folder / "shared", folder / "cluster.yaml"
     makers.tones(shared / "data" / "tones", classes=4, clips=20, noise=7.0)
-    settings = cloud.ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"}
-    bashrc = "".join(f"export {name}={value}\n" for name, value in settings.items())
-    with hosts.network(), cloud.server(folder / "moto.log"):
+    with (
+        hosts.network(),
+        cloud.server(folder / "moto.log"),
+        Hosts(folder / "hosts", shared, cloud.ENVIRONMENT) as machines,
+    ):
         group = deploy(ACCOUNT, vpc=cloud.only_subnet())
         file.write_text(yaml.safe_dump(for_test_hosts(group), sort_keys=False, width=1000))
-        machines = Hosts(folder / "hosts", shared, keep=[Path(sys.prefix), Path(sys.base_prefix), ROOT], bashrc=bashrc)
         user = Laptop(folder / "laptop", cloud.ENVIRONMENT)
         booter = Booter(machines, keys=user.home / ".ssh")
         try:
-            user.run("python", "sweeps/preflight.py", str(file))
-            user.run("ray", "up", "-y", str(file))
+            user.start(file)
             yield Cluster(booter, user, str(file), shared)
         finally:
             booter.close()
-            machines.close()
     assert booter.error is None
 
 

@@ -65,23 +65,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     shared, file = folder / "shared", folder / "own-machines.yaml"
     makers.tones(shared / "data" / "tones", classes=4, clips=20, noise=7.0)
-    with hosts.network():
-        machines = Hosts(
-            folder / "hosts",
-            shared,
-            keep=[Path(sys.prefix), Path(sys.base_prefix), ROOT],
-            bashrc="export RAY_USAGE_STATS_ENABLED=0\n",
-        )
-        try:
-            for address in (HEAD, *WORKERS):
-                machines.boot(address)
-            file.write_text(yaml.safe_dump(for_test_hosts(machines.key), sort_keys=False, width=1000))
-            user = Laptop(folder / "laptop")
-            user.run("python", "sweeps/preflight.py", str(file))
-            user.run("ray", "up", "-y", str(file))
-            yield Cluster(machines, user, str(file), shared)
-        finally:
-            machines.close()
+    with hosts.network(), Hosts(folder / "hosts", shared) as machines:
+        for address in (HEAD, *WORKERS):
+            machines.boot(address)
+        file.write_text(yaml.safe_dump(for_test_hosts(machines.key), sort_keys=False, width=1000))
+        user = Laptop(folder / "laptop")
+        user.start(file)
+        yield Cluster(machines, user, str(file), shared)
 
 
 @pytest.fixture(scope="module")

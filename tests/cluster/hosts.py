@@ -6,8 +6,9 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ OWN_ADDRESS = "10.77.0.1"  # the laptop's; hosts are given others of 10.77.0.0/1
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "curl", "pivot_root")
 PACKAGES = "openssh-server openssh-client rsync iproute2 util-linux curl"
 BOOT = Path(__file__).with_name("boot.sh")
+KEPT = (sys.prefix, sys.base_prefix, Path(__file__).parents[2])  # folders of this machine that hosts see, too
 SSH = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
 
 
@@ -63,19 +65,28 @@ class Host:
 
 @dataclass
 class Hosts:
-    """Those that are up. `keep` are folders of this machine that they see, too."""
+    """Those that are up. `settings` are environment variables of their shells."""
 
     folder: Path
     shared: Path
-    keep: Sequence[Path]
-    bashrc: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
     up: dict[str, Host] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         for name in ("id", "hostkey"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name))
-        (self.folder / "bashrc").write_text(self.bashrc)
+        settings = {"RAY_USAGE_STATS_ENABLED": "0", **self.settings}
+        exports = "".join(f"export {name}={value}\n" for name, value in settings.items())
+        (self.folder / "bashrc").write_text(exports)
+
+    def __enter__(self) -> "Hosts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends all of them."""
+        for address in list(self.up):
+            self.kill(address)
 
     @property
     def key(self) -> Path:
@@ -88,7 +99,7 @@ class Hosts:
         cable = f"cable{len(list(self.folder.glob('*.log')))}"
         log = self.folder / f"{name}.log"
         spaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child=SIGKILL")
-        kept = [str(path) for path in self.keep]
+        kept = map(str, KEPT)
         with log.open("wb") as said:
             process = subprocess.Popen(
                 ["unshare", *spaces, "bash", str(BOOT), str(self.folder), name, address, str(self.shared), *kept],
@@ -119,11 +130,6 @@ class Hosts:
         login = ["ssh", "-i", str(self.key), *SSH, "-o", "ConnectTimeout=2", f"root@{address}"]
         shell = f"bash -ic {_quoted(command)}"
         return subprocess.run([*login, shell], input=input, capture_output=True, text=True, timeout=120)
-
-    def close(self) -> None:
-        """Ends all of them."""
-        for address in list(self.up):
-            self.kill(address)
 
 
 def _quoted(command: str) -> str:

@@ -39,6 +39,11 @@ class Laptop:
         }
         return here | own | self.settings
 
+    def start(self, file: Path) -> None:
+        """As the README says: look the cluster's file over, then `ray up`."""
+        self.run("python", "sweeps/preflight.py", str(file))
+        self.run("ray", "up", "-y", str(file))
+
     def run(self, *command: str, timeout: float = 180.0) -> str:
         """What it said; AssertionError where it failed."""
         done = subprocess.run(
