@@ -20,7 +20,17 @@ from audioconfit.encoders import blank
 from audioconfit.encoders.layers import standardise
 from audioconfit.pretraining import Objective, Run, Setting, held_out, views
 from audioconfit.pretraining import run as training
-from audioconfit.pretraining.targets import BANDS, Targets, course_of, k_means, log_mel, melody_of, nearest
+from audioconfit.pretraining.targets import (
+    BANDS,
+    LAGS,
+    Targets,
+    course_of,
+    k_means,
+    log_mel,
+    melody_of,
+    movement_of,
+    nearest,
+)
 from audioconfit.pretraining.views import Views
 from audioconfit.synthesis import rooms, speech
 
@@ -72,7 +82,9 @@ def test_the_halves_of_a_batch_are_views_of_the_same_utterances() -> None:
 
 
 def test_hidden_stretches_have_their_length_and_share() -> None:
-    hidden = torch.cat([views.at(1, step).hidden for step in range(6)])
+    made = [views.at(1, step).hidden for step in range(12)]
+    hidden = torch.cat([rows[: views.ROWS] for rows in made])
+    assert not torch.cat([rows[views.ROWS :] for rows in made]).any()  # the second views are heard whole
     ends_early = [row.nonzero()[-1] == len(row) - 1 for row in hidden if row.any()]
     lengths = [
         len(run) for row in hidden for run in "".join("x" if cell else " " for cell in row.tolist()[:-8]).split() if run
@@ -137,6 +149,17 @@ def test_course_has_five_numbers_of_the_pitch_where_voiced() -> None:
     assert course[:5].tolist() == pytest.approx(expected, abs=1e-4)
     assert course[10].item() == pytest.approx(50 / 73)  # how much is voiced
     assert course[11].item() == pytest.approx(2 / 72)  # begins once, ends once
+
+
+def test_movement_tells_how_far_how_fast_and_how_regularly() -> None:
+    turn = 2 * math.pi * torch.arange(2400) / 24  # 24 frames a period
+    cepstra = torch.stack([3 * torch.cos(turn), torch.sin(turn)], dim=1)[None]
+    far, fast, *again = movement_of(cepstra)[0].unflatten(0, (-1, 2))
+    assert far.exp().tolist() == pytest.approx([3 * math.sqrt(0.5), math.sqrt(0.5)], rel=1e-3)
+    step = 2 * math.sin(2 * math.pi / 24)  # of two frames
+    assert fast.exp().tolist() == pytest.approx([3 * step * math.sqrt(0.5), step * math.sqrt(0.5)], rel=1e-3)
+    for lag, found in zip(LAGS, again, strict=True):
+        assert found.tolist() == pytest.approx([math.cos(2 * math.pi * lag / 24)] * 2, abs=0.01)
 
 
 def test_a_tone_lies_in_its_mel_band() -> None:

@@ -1,6 +1,6 @@
 """Pre-training: small backbones of our own, from speech that nobody ever spoke.
 
-    python -m audioconfit pretrain wav2vec2-tiny --out FOLDER     # about 8 minutes on one core
+    python -m audioconfit pretrain wav2vec2-tiny --out FOLDER     # about 20 minutes on one core
 
 A batch is a pure function of (seed, step), so that a run that was killed goes on to the same weights, bit for bit on
 one machine. What is listened to is made in synthesis/speech.py and recorded in synthesis/rooms.py. What is

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from audioconfit.encoders import Encoder
 from audioconfit.encoders.layers import standardise
-from audioconfit.pretraining.targets import BANDS, CLUSTERS, Targets
+from audioconfit.pretraining.targets import BANDS, CEPSTRA, CLUSTERS, LAGS, Targets
 from audioconfit.pretraining.views import Views
 
 
@@ -23,6 +23,7 @@ class Objective:
     melody: float = 1.0
     colour: float = 2.0
     course: float = 2.0
+    movement: float = 2.0
     making: float = 2.0
     contrast: float = 0.1
 
@@ -37,6 +38,7 @@ class Heads(nn.Module):
         self.melody = nn.Linear(dim, 2)
         self.colour = nn.Linear(dim, 4 * BANDS)
         self.course = nn.Linear(dim, 12)
+        self.movement = nn.Linear(dim, (2 + len(LAGS)) * CEPSTRA)
         self.making = nn.Linear(dim, making)
         self.contrast = nn.Linear(dim, dim)
 
@@ -56,6 +58,7 @@ def losses(encoder: Encoder, heads: Heads, targets: Targets, heard: Views) -> di
         "melody": F.smooth_l1_loss(heads.melody(hidden), wanted["melody"]),
         "colour": F.smooth_l1_loss(heads.colour(clip), wanted["colour"]),
         "course": F.smooth_l1_loss(heads.course(clip), wanted["course"]),
+        "movement": F.smooth_l1_loss(heads.movement(clip), wanted["movement"]),
         "making": F.smooth_l1_loss(heads.making(clip), wanted["making"]),
         "contrast": (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2,
     }

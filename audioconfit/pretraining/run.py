@@ -21,7 +21,7 @@ from audioconfit.pretraining.views import START
 
 ARCHITECTURES = {"wav2vec2-tiny": "wav2vec2", "hubert-tiny": "hubert", "wavlm-tiny": "wavlm"}
 
-STEPS = 1_000
+STEPS = 4_000
 CPU = torch.device("cpu")
 
 LR, WARMUP, CLIPPED = 2e-3, 100, 2.0

@@ -16,6 +16,7 @@ from audioconfit.pretraining.views import AROUND, FIELD, HOP, NEW, START, Views
 
 WINDOW = 640  # of the log-mel frames, laid on the centres of the encoder's
 BANDS, CEPSTRA, CLUSTERS = 40, 16, 100
+LAGS = (1, 2, 4, 8, 12)  # frames: 20 to 240 ms
 
 
 class Targets:
@@ -29,6 +30,7 @@ class Targets:
         self.band_scale = _scale(torch.cat([log_mel(one.sound) for one in sample]).flatten(0, 1))
         self.colour_scale = _scale(torch.cat([colour_of(log_mel(one.sound), melody_of(one)) for one in sample]))
         self.course_scale = _scale(torch.cat([course_of(log_mel(one.sound), melody_of(one)) for one in sample]))
+        self.movement_scale = _scale(torch.cat([movement_of(self._cosine(log_mel(one.sound))) for one in sample]))
         self.making_scale = _scale(torch.cat([one.making for one in sample]))
         cepstra = torch.cat([_scaled(self._cepstra(one.clean), self.cepstra_scale) for one in sample]).flatten(0, 1)
         self.centres = k_means(cepstra, CLUSTERS, rng=views.generator(seed, START))
@@ -37,7 +39,8 @@ class Targets:
         """What each head is to tell.
 
         clusters: the nearest centre of each clean frame's cepstra. frames: log-mel bands. melody: voicing, and the
-        pitch in octaves around 160 Hz, 0 where nothing is voiced. colour, course: see below. making: who speaks, how.
+        pitch in octaves around 160 Hz, 0 where nothing is voiced. colour, course, movement: see below. making: who
+        speaks, and how.
         """
         cepstra = _scaled(self._cepstra(heard.clean), self.cepstra_scale)
         bands, melody = log_mel(heard.sound), melody_of(heard)
@@ -47,12 +50,16 @@ class Targets:
             "melody": melody,
             "colour": _scaled(colour_of(bands, melody), self.colour_scale),
             "course": _scaled(course_of(bands, melody), self.course_scale),
+            "movement": _scaled(movement_of(self._cosine(bands)), self.movement_scale),
             "making": _scaled(heard.making, self.making_scale),
         }
 
+    def _cosine(self, bands: Float[Tensor, "rows frames bands"]) -> Float[Tensor, "rows frames cepstra"]:
+        return bands @ self.cosines
+
     def _cepstra(self, sound: Float[Tensor, "rows samples"]) -> Float[Tensor, "rows frames 32"]:
         """And their slopes; most of the clip's mean taken off, which is the speaker's and the room's."""
-        cepstra = log_mel(sound) @ self.cosines
+        cepstra = self._cosine(log_mel(sound))
         cepstra = cepstra - 0.7 * cepstra.mean(dim=1, keepdim=True)
         slopes = F.pad((cepstra[:, 2:] - cepstra[:, :-2]) / 2, (0, 0, 1, 1))
         return torch.cat([cepstra, slopes], dim=-1)
@@ -74,7 +81,8 @@ def melody_of(heard: Views) -> Float[Tensor, "rows frames 2"]:
     return torch.stack([2 * voiced - 1, octaves], dim=-1)
 
 
-# What a clip comes down to, after eGeMAPS (Eyben et al. 2016): its colour, and the course of its melody and loudness.
+# What a clip comes down to, after eGeMAPS (Eyben et al. 2016): its colour, the course of its melody and loudness, and
+# how its spectrum moves.
 
 
 def colour_of(
@@ -94,6 +102,15 @@ def course_of(
     loudness = bands.exp().sum(dim=-1, keepdim=True).log()
     pitch, loud = _five(melody[..., 1:], voiced), _five(loudness, torch.ones_like(voiced))
     return torch.cat([*pitch, *loud, voiced.mean(dim=1), voiced.diff(dim=1).abs().mean(dim=1)], dim=1)
+
+
+def movement_of(cepstra: Float[Tensor, "rows frames cepstra"]) -> Float[Tensor, "rows numbers"]:
+    """Of each cepstrum the log deviation, that of its slope, and the autocorrelation at each of LAGS."""
+    centred = cepstra - cepstra.mean(dim=1, keepdim=True)
+    power = centred.square().mean(dim=1) + 1e-6
+    slope = (cepstra[:, 2:] - cepstra[:, :-2]).square().mean(dim=1) + 1e-6
+    again = [(centred[:, lag:] * centred[:, :-lag]).mean(dim=1) / power for lag in LAGS]
+    return torch.cat([power.log() / 2, slope.log() / 2, *again], dim=1)
 
 
 def _five(curve: Float[Tensor, "rows frames 1"], where: Float[Tensor, "rows frames 1"]) -> list[Tensor]:

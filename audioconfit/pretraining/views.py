@@ -68,10 +68,11 @@ def at(seed: int, step: int) -> Views:
     clean = np.stack([heard.sound[speech.STEP * start :][:CLIP] for heard, start in pairs])
     pitch = np.stack([heard.pitch[start:][: CLIP // speech.STEP] for heard, start in pairs])
     making = np.stack([numbers_of(heard.voice, heard.manner) for heard in utterances])
+    # The second views are heard whole, as clips are when the weights are used.
     frames = (CLIP - FIELD) // HOP + 1
-    begins, hidden = rng.random((len(clean), frames)) < MASKED_START, np.zeros((len(clean), frames), dtype=bool)
+    begins, hidden = rng.random((ROWS, frames)) < MASKED_START, np.zeros((2 * ROWS, frames), dtype=bool)
     for shift in range(MASKED_SPAN):
-        hidden[:, shift:] |= begins[:, : frames - shift]
+        hidden[:ROWS, shift:] |= begins[:, : frames - shift]
     return Views(
         torch.from_numpy(rooms.recorded(clean, rng)),
         torch.from_numpy(clean),
