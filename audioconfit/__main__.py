@@ -1,7 +1,7 @@
 """The smaller commands.
 
 `python -m audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
-`python -m audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; about 20 minutes on one core.
+`python -m audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
 """
 
 import argparse
