@@ -26,9 +26,9 @@ class Backbone:
 
 
 # SHA-256 of the packaged model.safetensors.
-WAV2VEC2_TINY = "c20023dffe2618701cf519169bbc0b37e96ffcef3f06aaf5391034562d212b05"
-HUBERT_TINY = "6cf2493571707c974d0d4bcec6520447a2265236607ff5a0ef02e1c98798cf0a"
-WAVLM_TINY = "043a905b9be07c2c300cea4cba301170aff842a1d7f176587044ab0a3a5a70f3"
+WAV2VEC2_TINY = "0d5085842b22dba2a77db760403d6cf877c0ba31a2bc0c93db1631c8c01ab6b7"
+HUBERT_TINY = "0b8f2f5b9736baef194da1e7d0136bc38777f5f1fceccf737d5d8b0dc2292af9"
+WAVLM_TINY = "f4c5bd313036f0a56d080281ada06a3c8586a52c1a535c2f8795224be1c095f8"
 TINY_LR = 1e-3  # of 3e-4, 1e-3 and 3e-3 the one with the best validation score of PairTune on EmoDB
 
 BACKBONES = {
