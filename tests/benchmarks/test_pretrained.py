@@ -6,12 +6,12 @@ Everything goes through audioconfit.recipe. Learning rates, of stage 1 and of th
 the same grids for PairTune and FineTune, with seed 0; test is read once per seed for the chosen ones. EmoDB: test
 speakers 12, 14, 15, 16, validation speaker 11. Few clips and many speakers are tried with wav2vec2-tiny.
 
-On 2 shared cores under load 3 to 14, 2026-11-21, test accuracy. Frozen: wav2vec2-tiny 0.563, hubert-tiny 0.610,
-wavlm-tiny 0.567; log-mel statistics 0.519; untrained 0.35 to 0.40 (random), 0.46 to 0.49 (filters). wav2vec2-tiny over
-5 seeds, halves of clips: frozen 0.571 ± 0.003, PairTune 0.587 ± 0.028, FineTune 0.579 ± 0.025.
-Clips per class, frozen / PairTune / FineTune: 5: 0.473 / 0.470 / 0.509; 10: 0.511 / 0.547 / 0.524; 20: 0.557 / 0.610 /
-0.580 (deviations 0.005 to 0.060). Speakers: 10: 0.333 / 0.392 / 0.350; 50: 0.137 / 0.187 / 0.110; 200: 0.058 / 0.038 /
-not finished in the time there was.
+On 2 shared cores under load 0.3 to 3, 2026-11-21, test accuracy. Frozen: wav2vec2-tiny 0.667, hubert-tiny 0.623,
+wavlm-tiny 0.675; log-mel statistics 0.519; untrained 0.35 to 0.40 (random), 0.46 to 0.47 (filters). Over 5 seeds,
+halves of clips, frozen / PairTune / FineTune: wav2vec2-tiny 0.666 / 0.633 / 0.608, hubert-tiny 0.623 / 0.670 / 0.619,
+wavlm-tiny 0.661 / 0.645 / 0.623 (deviations 0.002 to 0.027). Clips per class: 5: 0.517 / 0.519 / 0.491; 10: 0.580 /
+0.577 / 0.545; 20: 0.596 / 0.606 / 0.597 (deviations 0.005 to 0.049). Speakers: 10: 0.433 / 0.450 / 0.433; 50: 0.190 /
+0.223 / 0.170; 200: 0.072 / 0.100 / 0.048.
 """
 
 import os
@@ -61,6 +61,8 @@ MANY_EPOCHS = 10
 ABLATION_STEPS, ALL = 1000, "all of it"
 ABLATIONS: dict[str, dict[str, Any]] = {
     ALL: {},
+    f"{ALL}, seed 1": {"seed": 1},
+    f"{ALL}, seed 2": {"seed": 2},
     "masked prediction alone": {
         "objective": Objective(frames=0, melody=0, colour=0, course=0, movement=0, making=0, contrast=0)
     },
@@ -199,6 +201,7 @@ def test_frozen_features_of_real_emotions(emodb: Waveforms, tmp_path: Path) -> N
             reached[start] = frozen_accuracy(emodb, str(folder))
             print(line(f"{name}, untrained, {start}", [reached[start]]), flush=True)
         assert reached[name] > max(bands, reached["random"], reached["filters"])
+        assert reached[name] >= 0.60
     for folder in OTHERS:
         print(line(folder, [frozen_accuracy(emodb, folder)], by_speaker(emodb, encoders.load(folder))), flush=True)
 
@@ -208,7 +211,7 @@ def test_parts_of_the_pre_training(left_out: str, emodb: Waveforms, tmp_path: Pa
     heading.show(f"Pre-training wav2vec2-tiny, {left_out}, at the cost of {ABLATION_STEPS} steps of all of it; EmoDB")
     setting = pretraining.Setting("wav2vec2-tiny", **ABLATIONS[left_out])
     dearer = seconds_per_step(setting) / seconds_per_step(pretraining.Setting("wav2vec2-tiny"))
-    steps = ABLATION_STEPS if left_out == ALL else round(ABLATION_STEPS / dearer)
+    steps = ABLATION_STEPS if left_out.startswith(ALL) else round(ABLATION_STEPS / dearer)
     encoder = pretraining.pretrain(replace(setting, steps=steps), tmp_path / "out")
     print(f"{left_out:<34} {by_speaker(emodb, encoder)} ({steps} steps)")
 
