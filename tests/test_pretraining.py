@@ -53,7 +53,7 @@ def noise(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, views.CLIP, generator=torch.Generator().manual_seed(seed))
 
 
-# Viewses
+# Views
 
 
 def test_a_batch_is_the_same_whatever_was_made_before() -> None:

@@ -26,13 +26,15 @@ class Targets:
         order = torch.arange(CEPSTRA) * math.pi / BANDS
         self.cosines = torch.cos((torch.arange(BANDS)[:, None] + 0.5) * order) * math.sqrt(2 / BANDS)
         sample = [views.at(seed, AROUND * step // NEW) for step in range(8)]
-        self.cepstra_scale = _scale(torch.cat([self._cepstra(one.clean) for one in sample]).flatten(0, 1))
-        self.band_scale = _scale(torch.cat([log_mel(one.sound) for one in sample]).flatten(0, 1))
-        self.colour_scale = _scale(torch.cat([colour_of(log_mel(one.sound), melody_of(one)) for one in sample]))
-        self.course_scale = _scale(torch.cat([course_of(log_mel(one.sound), melody_of(one)) for one in sample]))
-        self.movement_scale = _scale(torch.cat([movement_of(self._cosine(log_mel(one.sound))) for one in sample]))
+        bands, melodies = [log_mel(one.sound) for one in sample], [melody_of(one) for one in sample]
+        clean = torch.cat([self._cepstra(one.clean) for one in sample]).flatten(0, 1)
+        self.cepstra_scale = _scale(clean)
+        self.band_scale = _scale(torch.cat(bands).flatten(0, 1))
+        self.colour_scale = _scale(torch.cat([colour_of(*pair) for pair in zip(bands, melodies, strict=True)]))
+        self.course_scale = _scale(torch.cat([course_of(*pair) for pair in zip(bands, melodies, strict=True)]))
+        self.movement_scale = _scale(torch.cat([movement_of(self._cosine(each)) for each in bands]))
         self.making_scale = _scale(torch.cat([one.making for one in sample]))
-        cepstra = torch.cat([_scaled(self._cepstra(one.clean), self.cepstra_scale) for one in sample]).flatten(0, 1)
+        cepstra = _scaled(clean, self.cepstra_scale)
         self.centres = k_means(cepstra, CLUSTERS, rng=views.generator(seed, START))
 
     def of(self, heard: Views) -> dict[str, Tensor]:
