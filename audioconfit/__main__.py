@@ -1,13 +1,19 @@
-"""The smaller commands.
+"""The smaller commands, as `audioconfit ...` or `python -m audioconfit ...`.
 
-`python -m audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
-`python -m audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
+`audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
+`audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
+`audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
+`audioconfit export MODEL OUT --to transformers`: a checkpoint with a model card that needs none of our code.
+`audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
 """
 
 import argparse
+import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,15 +28,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from audioconfit import catalogue, pretraining
+from audioconfit import audio, catalogue, classifier, corpora, encoders, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, download
+from audioconfit.errors import InputError
+from audioconfit.handover import models, predicting
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code: 0, or 2 for what the caller can mend."""
-    parser = argparse.ArgumentParser(prog="python -m audioconfit", description="AudioConFit's smaller commands.")
+    """Run one subcommand; the exit code: 0, 1 where some recordings could not be read, 2 for what the caller can
+    mend.
+    """
+    parser = argparse.ArgumentParser(prog="audioconfit", description="AudioConFit's smaller commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("corpora", help="list the six corpora, or download those that are free")
     listing.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
@@ -38,6 +48,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "--download", metavar="NAME", action="append", default=[], help="fetch one, or 'all' that are free"
     )
     listing.set_defaults(run=_corpora)
+    leaking = commands.add_parser("leak", help="what a split that mixes speakers or sources would promise too much")
+    leaking.add_argument("corpus", help="one of the six, or your own folder or table")
+    leaking.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
+    leaking.add_argument("--backbone", default="wav2vec2-tiny", help="frozen (default: wav2vec2-tiny)")
+    leaking.set_defaults(run=_leak)
+    _add_models(commands)
     training = commands.add_parser("pretrain", help="pre-train a small backbone on generated speech")
     training.add_argument("name", help=f"one of {', '.join(ARCHITECTURES)}")
     training.add_argument("--out", type=Path, required=True, help="folder, new or that of an interrupted run")
@@ -46,11 +62,71 @@ def main(words: Sequence[str] | None = None) -> int:
     training.add_argument("--threads", type=int, default=1, help="cores to use (default: 1, as the shipped weights)")
     training.set_defaults(run=_pretrain)
     arguments = parser.parse_args(words)
-    try:
-        return int(arguments.run(arguments))
-    except (ValueError, ConnectionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return errors.guard(lambda: int(arguments.run(arguments)))
+
+
+def _add_models(commands: Any) -> None:
+    """The subcommands that take a trained model."""
+    model = {"help": "an exported folder, models:/NAME@champion, a sweep's cell (STORAGE/SWEEP/CELL) or trial"}
+    naming = commands.add_parser("predict", help="name recordings with a trained model")
+    naming.add_argument("model", metavar="MODEL", **model)
+    naming.add_argument(
+        "recordings", metavar="FILE|FOLDER|-", nargs="+", help="recordings; - for their paths on standard input"
+    )
+    form = naming.add_mutually_exclusive_group()
+    for name, what in (("json", "a JSON object a line"), ("csv", "a CSV row per class")):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=what)
+    naming.add_argument("--top-k", type=int, default=1, metavar="K", help="classes to show (default: 1)")
+    naming.add_argument("--segments", type=float, metavar="SECONDS", help="a prediction per stretch of this length")
+    naming.set_defaults(run=_predict, form="table")
+    leaving = commands.add_parser("export", help="write a trained model for others to load")
+    leaving.add_argument("model", metavar="MODEL", **model)
+    leaving.add_argument("out", metavar="OUT", type=Path, help="a new folder, or that of an earlier export")
+    leaving.add_argument(
+        "--to", choices=("transformers",), default="transformers", help="the format (default: %(default)s)"
+    )
+    leaving.set_defaults(run=_export)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    if arguments.top_k < 1:
+        raise InputError(f"--top-k {arguments.top_k}: choose 1 or more.")
+    if arguments.segments is not None and not 0 < arguments.segments < float("inf"):
+        raise InputError(f"--segments {arguments.segments:g}: choose more than 0 seconds.")
+    found = predicting.recordings(arguments.recordings)
+    model = models.load(arguments.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        tracked = bar.track(found, description="recordings")
+        predictions = model.each(tracked, segment_seconds=arguments.segments, device=device)
+        failed = predicting.write(predictions, arguments.form, top_k=arguments.top_k)
+    if failed:
+        print(f"{failed} of {len(found)} recordings could not be read.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    classifier.check_free(arguments.out)
+    models.load(arguments.model).save(arguments.out)
+    Console().print(
+        f"{arguments.out} holds the model and its card. Without AudioConFit:\n"
+        f'  transformers.pipeline("audio-classification", model="{arguments.out}")\n'
+        f"On the hub:\n  hf upload ORGANISATION/NAME {arguments.out}",
+        markup=False,
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
 
 
 def _corpora(arguments: argparse.Namespace) -> int:
@@ -75,14 +151,33 @@ def _download(name: str, data: Path, console: Console) -> None:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(name, total=None)
-        folder = download.fetch(name, data, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        try:
+            folder = download.fetch(
+                name, data, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        except ConnectionError as error:
+            raise InputError(f"{name} could not be downloaded: {error}") from None
     console.print(f"{CORPORA[name].title} is in {folder}.")
+
+
+def _leak(arguments: argparse.Namespace) -> int:
+    encoders.backbone(arguments.backbone)
+    corpus = corpora.load(arguments.corpus, arguments.data)
+    with tempfile.TemporaryDirectory() as folder:
+        waveforms = method.embeddable(arguments.backbone, audio.prepare(corpus, Path(folder)))
+        found = leak.measure(waveforms, arguments.backbone)
+    console = Console()
+    for words, reached in (("kept on one side", found.apart), ("mixed", found.mixed)):
+        mean, deviation = 100 * statistics.fmean(reached), 100 * statistics.stdev(reached)
+        console.print(f"{found.groups} groups {words}: {mean:.1f} ± {deviation:.1f} per cent over {len(reached)} folds")
+    console.print(f"Mixing them adds {100 * found.gain:+.1f} points that no new speaker or source would keep.")
+    return 0
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     setting = Setting(arguments.name, seed=arguments.seed, steps=arguments.steps)
     if arguments.threads < 1:
-        raise ValueError(f"--threads {arguments.threads}: choose 1 or more.")
+        raise InputError(f"--threads {arguments.threads}: choose 1 or more.")
     torch.set_num_threads(arguments.threads)
     console = Console()
     columns = (
@@ -112,7 +207,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         reached = (held_out.accuracy(tested, embed) for embed in embeddings.values())
         table.add_row(f"{len(tested.classes)} {tested.name}", *(f"{accuracy:.3f}" for accuracy in reached))
     console.print(table)
-    console.print(f"{setting.name} is in {arguments.out}: pass this path wherever a backbone is asked for.")
+    console.print(f"{setting.name} is in {arguments.out}: pass this path as a backbone.")
     return 0
 
 

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torchaudio.functional import resample
 
+from audioconfit.errors import InputError
+
 SPEEDS = ((9, 10), (10, 10), (11, 10))  # played at the first rate, kept at the second: 0.9, 1, 1.1 (Ko et al. 2015)
 GAIN_DECIBELS = (-6.0, 6.0)
 SIGNAL_TO_NOISE_DECIBELS = (10.0, 30.0)
@@ -27,7 +29,7 @@ def apply(
     """The batch augmented, at the same width, in the order of AUGMENTATIONS whatever the order of `names`.
 
     `lengths` None: all rows are full, and stay so unless speed shortens some. Padding is zero before and after. The
-    generator is on the CPU, so that nothing waits for the device. ValueError: an unknown name.
+    generator is on the CPU, so that nothing waits for the device. InputError: an unknown name.
     """
     check(names)
     for name, augmentation in AUGMENTATIONS.items():
@@ -37,9 +39,9 @@ def apply(
 
 
 def check(names: Collection[str]) -> None:
-    """ValueError for an augmentation that does not exist."""
+    """InputError for an augmentation that does not exist."""
     if unknown := sorted(set(names) - AUGMENTATIONS.keys()):
-        raise ValueError(f"Unknown augmentation {unknown[0]!r}; choose from {', '.join(AUGMENTATIONS)}.")
+        raise InputError(f"Unknown augmentation {unknown[0]!r}; choose from {', '.join(AUGMENTATIONS)}.")
 
 
 def change_speed(waveforms: Rows, lengths: Lengths | None, generator: Generator) -> tuple[Rows, Lengths | None]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from audioconfit import augment as augmenting
 from audioconfit import labels
-from audioconfit.audio import SAMPLE_RATE, SCALE, Waveforms
+from audioconfit.audio import SAMPLE_RATE, SCALE, Recordings
 from audioconfit.corpora import Clip
+from audioconfit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Batch:
         return len(self.waveforms)
 
     def pieces(self, rows: int) -> "list[Batch]":
-        """The batch cut into consecutive batches of at most so many rows."""
+        """The batch cut into consecutive batches of at most `rows` rows."""
         lengths = [None] * -(-len(self) // rows) if self.lengths is None else self.lengths.split(rows)
         parts = zip(self.waveforms.split(rows), lengths, self.labels.split(rows), strict=True)
         return [Batch(*part) for part in parts]
@@ -51,7 +52,7 @@ class Batches:
 
     def __init__(
         self,
-        waveforms: Waveforms,
+        waveforms: Recordings,
         clips: Sequence[Clip],
         classes: Sequence[str],
         *,
@@ -66,20 +67,20 @@ class Batches:
         device: torch.device | str = "cpu",
     ) -> None:
         if batch_size < 4:
-            raise ValueError(f"A batch of {batch_size} cannot hold two classes with a pair each; ask for 4 or more.")
+            raise InputError(f"A batch of {batch_size} cannot hold two classes with a pair each; ask for 4 or more.")
         if views < 1 or batch_size % views:
-            raise ValueError(f"A batch of {batch_size} cannot hold {views} views of every clip; ask for a multiple.")
+            raise InputError(f"A batch of {batch_size} cannot hold {views} views of every clip; ask for a multiple.")
         if batch_size < world:
-            raise ValueError(f"A batch of {batch_size} leaves some of {world} workers without a row; ask for more.")
+            raise InputError(f"A batch of {batch_size} leaves some of {world} workers without a row; ask for more.")
         if chunk_seconds <= 0:
-            raise ValueError(f"A chunk must be longer than 0 s, not {chunk_seconds}.")
+            raise InputError(f"A chunk must be longer than 0 s, not {chunk_seconds}.")
         augmenting.check(augment)
         self.batch_size, self.views, self.seed, self.rank, self.world = batch_size, views, seed, rank, world
         self.augment = tuple(augment)
         self.chunk = round(chunk_seconds * SAMPLE_RATE)
         self._clips_by_class = _clips_by_class(clips, classes)
         if len(self._clips_by_class) < 2:
-            raise ValueError(f"Training needs clips of two classes or more; these {len(clips)} clips have one.")
+            raise InputError(f"Training needs clips of two classes or more; these {len(clips)} clips have one.")
         self.class_count = len(classes)
         self._clip_count = len(clips)
 
@@ -91,6 +92,11 @@ class Batches:
         tail = np.zeros(min(self.chunk, self._lengths.max()), dtype=np.int16)
         self._samples = torch.from_numpy(np.concatenate([*audio, tail])).to(device)
         self._labels = labels.tensor(clips, classes, multi_label=multi_label).to(device)
+
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest row, before augmentation."""
+        return int(min(self.chunk, self._lengths.min()))
 
     def __len__(self) -> int:
         """Steps of an epoch, which visits as many chunks as there are clips."""
@@ -137,13 +143,15 @@ class Batches:
 
     def _gather(self, clips: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, full: bool) -> Batch:
         device = self._samples.device
+        message = torch.from_numpy(np.stack([clips, starts, lengths]))
+        if device.type == "cuda":  # one copy a batch, from pinned memory, so that the CPU need not wait for the GPU
+            message = message.pin_memory().to(device, non_blocking=True)
+        rows, first, valid = message.unbind()
         # A view with one row per possible start: the index is one number per chunk instead of one per sample.
-        chunks = self._samples.unfold(0, width, 1)[torch.from_numpy(starts).to(device)].float() / SCALE
-        labels = self._labels[torch.from_numpy(clips).to(device)]
+        chunks = self._samples.unfold(0, width, 1)[first].float() / SCALE
         if full:
-            return Batch(chunks, None, labels)
-        valid = torch.from_numpy(lengths).to(device)
-        return Batch(chunks * (torch.arange(width, device=device) < valid[:, None]), valid, labels)
+            return Batch(chunks, None, self._labels[rows])
+        return Batch(chunks * (torch.arange(width, device=device) < valid[:, None]), valid, self._labels[rows])
 
 
 class _Deck:
@@ -173,6 +181,6 @@ def _clips_by_class(clips: Sequence[Clip], classes: Sequence[str]) -> list[list[
     for index, clip in enumerate(clips):
         for label in clip.labels:
             if label not in members:
-                raise ValueError(f"{clip.key} is labelled {label!r}, which is none of {', '.join(classes)}.")
+                raise InputError(f"{clip.key} is labelled {label!r}, which is none of {', '.join(classes)}.")
             members[label].append(index)
     return [indices for indices in members.values() if indices]

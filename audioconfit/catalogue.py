@@ -13,6 +13,7 @@ from rich.table import Table
 from audioconfit import audio, corpora
 from audioconfit.corpora import CORPORA, Corpus, Source
 from audioconfit.corpora.sources import Archive, Hub
+from audioconfit.errors import InputError
 
 SHORTER = 0.9  # of Table 1's duration: below that the copy is called shorter
 WORDS = {"download": "to download", "bring": "to bring", "generated": "generated"}
@@ -49,7 +50,7 @@ class State:
 def state(name: str, data: Path) -> State:
     """Whether corpus `name` is below `data`, whole, and if not, how to get it. Opens no audio."""
     if name not in CORPORA:
-        raise ValueError(f"Unknown corpus {name!r}; choose one of {', '.join(sorted(CORPORA))}.")
+        raise InputError(f"Unknown corpus {name!r}; choose one of {', '.join(sorted(CORPORA))}.")
     source = CORPORA[name]
     corpus = source.find(data)
     if corpus is None:
@@ -59,7 +60,7 @@ def state(name: str, data: Path) -> State:
         return State(source, "generated", corpus)
     try:
         corpora.check_complete(corpus)
-    except ValueError:
+    except InputError:
         return State(source, "incomplete", corpus)
     return State(source, "ready", corpus)
 

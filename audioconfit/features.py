@@ -5,31 +5,23 @@ encoder makes one is in encoders/encoder.py; what is learned from features is in
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Required, TypedDict, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int16
-from numpy import ndarray
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audioconfit import labels
-from audioconfit.audio import SAMPLE_RATE, SCALE
+from audioconfit import files, labels
+from audioconfit.audio import SAMPLE_RATE, SCALE, Recordings
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
-
-
-class Recordings(Protocol):
-    """Int16 samples by the clip's key: Waveforms, or a dict of a few recordings."""
-
-    def __getitem__(self, key: str, /) -> Int16[ndarray, " samples"]: ...
+from audioconfit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,13 +33,20 @@ class Features:
     labels: Int[Tensor, "clips"] | Float[Tensor, "clips classes"]
 
     def save(self, path: Path) -> None:
-        """As safetensors, the keys in its metadata; written under a temporary name and renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(descriptor)
+        """As safetensors, the keys in its metadata."""
         tensors = {"embeddings": self.embeddings.contiguous(), "labels": self.labels.contiguous()}
-        save_file(tensors, temporary, metadata={"keys": json.dumps(self.keys)})
-        os.replace(temporary, path)
+        with files.whole(path) as temporary:
+            save_file(tensors, temporary, metadata={"keys": json.dumps(self.keys)})
+
+
+class How(TypedDict, total=False):
+    """What `extract` hands to `embed`; there it is explained."""
+
+    chunk_seconds: Required[float]
+    middle_seconds: float | None
+    batch_seconds: float
+    device: str | torch.device
+    precision: str
 
 
 def load(path: Path) -> Features:
@@ -57,44 +56,83 @@ def load(path: Path) -> Features:
         return Features(file.get_tensor("embeddings"), keys, file.get_tensor("labels"))
 
 
+def dealt(parts: Sequence[Features], sides: Sequence[Sequence[Clip]]) -> list[Features]:
+    """The rows of all parts, dealt out to other sides by the clips' keys. KeyError: a clip that no part has."""
+    if [part.keys for part in parts] == [tuple(clip.key for clip in side) for side in sides]:
+        return list(parts)
+    rows = {key: row for row, key in enumerate(key for part in parts for key in part.keys)}
+    embeddings, targets = torch.cat([part.embeddings for part in parts]), torch.cat([part.labels for part in parts])
+    found = []
+    for side in sides:
+        keys = tuple(clip.key for clip in side)
+        chosen = torch.tensor([rows[key] for key in keys])
+        found.append(Features(embeddings[chosen], keys, targets[chosen]))
+    return found
+
+
 def extract(
     encoder: Encoder,
     waveforms: Recordings,
     clips: Sequence[Clip],
     *,
     classes: Sequence[str],
-    chunk_seconds: float,
     multi_label: bool = False,
+    **how: Unpack[How],
+) -> Features:
+    """The clips' features, in their order: `embed` with the clips' labels.
+
+    InputError: as `embed`, and a label that is not among the classes.
+    """
+    targets = labels.tensor(clips, classes, multi_label=multi_label)
+    keys = tuple(clip.key for clip in clips)
+    return Features(embed(encoder, waveforms, keys, **how), keys, targets)
+
+
+def embed(
+    encoder: Encoder,
+    waveforms: Recordings,
+    keys: Sequence[str],
+    *,
+    chunk_seconds: float,
     middle_seconds: float | None = None,
     batch_seconds: float = 64.0,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-) -> Features:
-    """The clips' features, in their order.
+) -> Float[Tensor, "clips dim"]:
+    """The frozen embedding of each recording, float32 on the CPU.
 
-    A clip longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
-    frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With
-    `middle_seconds` so much of the middle (a chunk at least) stands for the clip, which is cheap and does for a curve.
+    A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
+    frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
+    that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
     `batch_seconds` of audio, padding included, meet in one forward pass: it changes speed and memory only. `precision`
     "bf16": autocast.
-    ValueError: a clip or a chunk shorter than the receptive field, a label that is not among the classes.
+    InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
+    numbers; a probe would fit something to them.
     """
     device = torch.device(device)
     chunk = round(chunk_seconds * SAMPLE_RATE)
     most = None if middle_seconds is None else max(chunk, round(middle_seconds * SAMPLE_RATE))
-    pieces = _cut(encoder, waveforms, clips, chunk=chunk, most=most)
-    targets = labels.tensor(clips, classes, multi_label=multi_label)
-    pooled = torch.empty(len(pieces), encoder.dim)
+    pieces = _cut(encoder, waveforms, keys, chunk=chunk, most=most)
+    embedded: list[tuple[list[int], Tensor]] = []  # read at the end: the CPU would wait for the GPU after each
     was_training = encoder.training
     encoder.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for rows in _batches(pieces, budget=round(batch_seconds * SAMPLE_RATE)):
             samples, lengths = _padded(waveforms, [pieces[row] for row in rows])
             full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster
-            embedded = encoder(samples.to(device).float() / SCALE, None if full else lengths.to(device))
-            pooled[rows] = embedded.float().cpu()
+            if device.type == "cuda":  # pinned, or the copy would wait too
+                samples, lengths = samples.pin_memory(), lengths.pin_memory()
+            samples, lengths = (part.to(device, non_blocking=True) for part in (samples, lengths))
+            embedded.append((rows, encoder(samples.float() / SCALE, None if full else lengths).float()))
     encoder.train(was_training)
-    return Features(_mean_over_frames(encoder, pieces, pooled, len(clips)), tuple(clip.key for clip in clips), targets)
+    pooled = torch.empty(len(pieces), encoder.dim)
+    for rows, part in embedded:
+        pooled[rows] = part.cpu()
+    if broken := int((~pooled.isfinite()).any(1).sum()):
+        raise ArithmeticError(
+            f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged."
+        )
+    return _mean_over_frames(encoder, pieces, pooled, len(keys))
 
 
 @dataclass(frozen=True)
@@ -108,20 +146,20 @@ class Piece:
 
 
 def _cut(
-    encoder: Encoder, waveforms: Recordings, clips: Sequence[Clip], *, chunk: int, most: int | None = None
+    encoder: Encoder, waveforms: Recordings, keys: Sequence[str], *, chunk: int, most: int | None = None
 ) -> list[Piece]:
     shortest = encoder.receptive_field
     if chunk < shortest:
-        raise ValueError(f"A chunk of {chunk} samples is shorter than the {shortest} of {encoder.name}'s first frame.")
+        raise InputError(f"A chunk of {chunk} samples is shorter than the {shortest} of {encoder.name}'s first frame.")
     pieces = []
-    for number, clip in enumerate(clips):
-        total = len(waveforms[clip.key])
+    for number, key in enumerate(keys):
+        total = len(waveforms[key])
         if total < shortest:
-            raise ValueError(f"Clip {clip.key} has {total} samples; {encoder.name} takes {shortest}. Leave it out.")
+            raise InputError(f"Clip {key} has {total} samples; {encoder.name} takes {shortest}. Leave it out.")
         begin = 0 if most is None else max(0, (total - most) // 2)
         end = total if most is None else min(total, begin + most)
         for start in range(begin, end - shortest + 1, chunk):
-            pieces.append(Piece(number, clip.key, start, min(chunk, end - start)))
+            pieces.append(Piece(number, key, start, min(chunk, end - start)))
     return pieces
 
 

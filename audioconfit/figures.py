@@ -5,7 +5,6 @@ file, whose suffix (.png, .pdf, .svg) is its format, under a temporary name firs
 """
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
+
+from audioconfit import files
+from audioconfit.errors import InputError
 
 INK, FAINT, PAPER = "#1d2733", "#d5dbe1", "#ffffff"
 # Okabe and Ito's colours, which the colour-blind tell apart too.
@@ -48,11 +50,11 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], path: Pat
     """Clips by true class (rows) and predicted class (columns); the colour is the share of the true class.
 
     Up to 20 classes with the counts, up to 60 with the names, beyond with the mistakes as points and the worst of them
-    by name. ValueError: counts that are not classes x classes.
+    by name. InputError: counts that are not classes x classes.
     """
     matrix = np.asarray(counts, dtype=float)
     if matrix.shape != (len(classes), len(classes)):
-        raise ValueError(f"{len(classes)} classes need {len(classes)} rows and columns of counts, not {matrix.shape}.")
+        raise InputError(f"{len(classes)} classes need {len(classes)} rows and columns of counts, not {matrix.shape}.")
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
     with matplotlib.rc_context(STYLE):
         draw = _matrix_of_names if len(classes) <= CELLS_WITH_NAMES else _matrix_of_points
@@ -122,10 +124,10 @@ def convergence(
     """Validation score by epoch, one line per name: the mean of its runs, in a band from the lowest to the highest.
 
     `curves`: name -> runs -> (epoch, score between 0 and 1). Where runs end at different epochs, the mean is over those
-    that are still there. ValueError: nothing to draw.
+    that are still there. InputError: nothing to draw.
     """
     if not any(run for runs in curves.values() for run in runs):
-        raise ValueError("A convergence figure needs a curve with a point or more, and there is none.")
+        raise InputError("A convergence figure needs a curve with a point or more, and there is none.")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.subplots()
@@ -163,10 +165,10 @@ class Map:
 
 
 def separability(maps: Mapping[str, Sequence[Map]], path: Path) -> None:
-    """A row of maps per method, the same classes below each other: the paper's Figure 3. ValueError: no map at all."""
+    """A row of maps per method, the same classes below each other: the paper's Figure 3. InputError: no map at all."""
     columns = max((len(row) for row in maps.values()), default=0)
     if columns == 0:
-        raise ValueError("A figure of separability needs a map or more, and there is none.")
+        raise InputError("A figure of separability needs a map or more, and there is none.")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * columns + 0.3, 3.0 * len(maps) + 0.3), layout="constrained")
         grid = figure.subplots(len(maps), columns, squeeze=False)
@@ -191,8 +193,6 @@ def _scatter(axes: Axes, shown: Map | None) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
-    figure.savefig(temporary, dpi=160, metadata=dates)
-    os.replace(temporary, path)
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=160, metadata=dates)

@@ -1,8 +1,8 @@
-"""FineTune: the baseline. End to end with cross-entropy, no layer frozen; its linear head is thrown away like
-PairTune's projector, so that both methods are judged by the same probe on the same features.
-"""
+"""FineTune: the baseline. End to end with cross-entropy, no layer frozen.
 
-from typing import Unpack
+Both methods are judged by the same probe on the same features; FineTune's own linear head, by which the paper may have
+judged it, is scored beside that.
+"""
 
 import torch
 from torch import nn
@@ -10,13 +10,14 @@ from torch import nn
 from audioconfit import losses, randomness, training
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
+from audioconfit.training import Settings
 
 
-def train(encoder: Encoder, batches: Batches, *, seed: int, **loop: Unpack[training.Settings]) -> bool:
-    """Train the encoder in place to tell the classes apart by a linear head; False where `report` asked to stop.
+def train(encoder: Encoder, batches: Batches, settings: Settings) -> nn.Linear | None:
+    """Train the encoder in place to tell the classes apart by a linear head, which the seed also draws.
 
-    `loop` is what `training.fit` takes. `seed` also draws the head.
+    Returns the head, or None where `report` asked to stop.
     """
-    with randomness.private(seed, 0, torch.device("cpu")):
+    with randomness.private(settings.seed, 0, torch.device("cpu")):
         head = nn.Linear(encoder.dim, batches.class_count)
-    return training.fit(encoder, head, losses.cross_entropy, batches, seed=seed, **loop)
+    return head if training.fit(encoder, head, losses.cross_entropy, batches, settings) else None

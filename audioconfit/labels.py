@@ -7,15 +7,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audioconfit.corpora import Clip
+from audioconfit.errors import InputError
 
 
 def tensor(
     clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool = False
 ) -> Int[Tensor, "clips"] | Float[Tensor, "clips classes"]:
-    """Class indices; for a multi-label corpus a 0/1 row per clip. ValueError: a label that is not among the classes."""
+    """Class indices; for a multi-label corpus a 0/1 row per clip. InputError: a label that is not among the classes."""
     index = {label: number for number, label in enumerate(classes)}
     if unknown := sorted({label for clip in clips for label in clip.labels} - index.keys()):
-        raise ValueError(
+        raise InputError(
             f"Labels {unknown[:5]} are not among the {len(classes)} classes; take the classes of the split."
         )
     if not multi_label:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audioconfit import mining, ranks
+from audioconfit.errors import InputError
 from audioconfit.mining import Miner
 
 
@@ -32,7 +33,7 @@ def supcon(
     the two label sets instead of 1.
     """
     if temperature <= 0:
-        raise ValueError(f"The temperature must be positive, not {temperature}.")
+        raise InputError(f"The temperature must be positive, not {temperature}.")
     embeddings = F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=1)
     similarity = embeddings @ ranks.gather(embeddings).T
     affinity = mining.affinity(labels, ranks.gather(labels)).to(similarity.dtype)
@@ -60,4 +61,4 @@ def cross_entropy(
         terms = F.cross_entropy(logits, labels, reduction="sum")
     else:
         terms = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1).sum()
-    return terms / ranks.total(torch.tensor(len(logits), device=logits.device))
+    return terms / ranks.total(torch.full((), len(logits), device=logits.device))

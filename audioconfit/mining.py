@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from audioconfit.errors import InputError
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -48,9 +50,8 @@ def candidates(affinity: Float[Tensor, "anchors rows"], *, first: int = 0) -> Pa
     """Every pair of the batch: rows that share a label are positives, the others negatives. Anchor i is row `first +
     i`.
     """
-    itself = torch.zeros_like(affinity, dtype=torch.bool)
-    own = torch.arange(len(affinity), device=affinity.device)
-    itself[own, own + first] = True
+    anchors, rows = (torch.arange(size, device=affinity.device) for size in affinity.shape)
+    itself = anchors[:, None] + first == rows  # setting the diagonal of a mask would wait for the GPU
     return Pairs(positives=(affinity > 0) & ~itself, negatives=(affinity == 0) & ~itself)
 
 
@@ -89,7 +90,7 @@ MINERS: dict[str, Callable[..., Pairs]] = {"multi_similarity": multi_similarity,
 def miner(kind: str, *, margin: float = 0.1) -> Miner:
     """The miner of this name, with its margin in cosine similarity where it has one."""
     if kind not in MINERS:
-        raise ValueError(f"Unknown mining {kind!r}; choose one of {', '.join(sorted(MINERS))}.")
+        raise InputError(f"Unknown mining {kind!r}; choose one of {', '.join(sorted(MINERS))}.")
     return partial(multi_similarity, margin=margin) if kind == "multi_similarity" else MINERS[kind]
 
 

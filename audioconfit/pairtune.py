@@ -3,7 +3,6 @@
 """
 
 from functools import partial
-from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from audioconfit import losses, randomness, training
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
 from audioconfit.mining import miner
+from audioconfit.training import Settings
 
 
 class Projector(nn.Module):
@@ -31,20 +31,19 @@ class Projector(nn.Module):
 def train(
     encoder: Encoder,
     batches: Batches,
+    settings: Settings,
     *,
-    seed: int,
     temperature: float = 0.1,
     mining: str = "multi_similarity",
     margin: float = 0.1,
     keep_denominator: bool = False,
     projection_dim: int = 256,
-    **loop: Unpack[training.Settings],
 ) -> bool:
     """Train the encoder in place so that clips of a class meet and others part; False where `report` asked to stop.
 
-    `loop` is what `training.fit` takes. `seed` also draws the projector.
+    The seed also draws the projector.
     """
-    with randomness.private(seed, 0, torch.device("cpu")):
+    with randomness.private(settings.seed, 0, torch.device("cpu")):
         projector = Projector(encoder.dim, projection_dim)
     loss = partial(
         losses.supcon,
@@ -52,4 +51,4 @@ def train(
         miner=miner(mining, margin=margin),
         keep_denominator=keep_denominator,
     )
-    return training.fit(encoder, projector, loss, batches, seed=seed, **loop)
+    return training.fit(encoder, projector, loss, batches, settings)

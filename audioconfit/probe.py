@@ -7,25 +7,22 @@ the backbone.
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioconfit import scores
+from audioconfit import files, scores
+from audioconfit.errors import InputError
 from audioconfit.features import Features
-
-Kind = Literal["adam", "lbfgs"]
+from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
@@ -61,15 +58,22 @@ class Probe:
             return [(self.classes[number],) for number in logits.argmax(1).tolist()]
         return [tuple(compress(self.classes, above)) for above in (logits > 0).tolist()]
 
+    def score(self, side: Features) -> Scores:
+        """What it is worth on these clips."""
+        return scores.score(side.labels, self.logits(side.embeddings), self.classes)
+
+    def folded(self) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]:
+        """Weight and bias of embeddings as they are: the standardisation is inside, thresholds are not."""
+        weight = self.weight.double() / self.deviation.double()
+        return weight.float(), (self.bias.double() - weight @ self.mean.double()).float()
+
     def save(self, file: Path) -> None:
-        """As safetensors, the classes in its metadata; written under a temporary name and renamed."""
-        file.parent.mkdir(parents=True, exist_ok=True)
+        """As safetensors, the classes in its metadata."""
         tensors = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "deviation": self.deviation}
         if self.thresholds is not None:
             tensors["thresholds"] = self.thresholds
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as temporary:
-            save_file(tensors, Path(temporary) / file.name, metadata={"classes": json.dumps(self.classes)})
-            os.replace(Path(temporary) / file.name, file)
+        with files.whole(file) as temporary:
+            save_file(tensors, temporary, metadata={"classes": json.dumps(self.classes)})
 
     @classmethod
     def load(cls, file: Path) -> "Probe":
@@ -82,6 +86,14 @@ class Probe:
         return F.linear((embeddings - self.mean) / self.deviation, self.weight, self.bias)
 
 
+def of_head(head: nn.Linear, classes: Sequence[str], *, multi_label: bool) -> Probe:
+    """A trained classification head as a probe: it reads embeddings as they are."""
+    weight, bias = head.weight.detach().float().cpu(), head.bias.detach().float().cpu()
+    dim = weight.shape[1]
+    thresholds = torch.zeros(len(classes)) if multi_label else None
+    return Probe(tuple(classes), weight, bias, torch.zeros(dim), torch.ones(dim), thresholds)
+
+
 def fit(
     train: Features,
     valid: Features,
@@ -90,19 +102,20 @@ def fit(
     lr: float,
     epochs: int = 100,
     batch_size: int = 64,
-    kind: Kind = "adam",
+    kind: str = "adam",
     seed: int = 0,
+    metric: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Probe:
     """The linear probe of these features, the same for the same seed; computed on `device`, handed over on the CPU.
 
     kind "adam": Adam on batches drawn from `seed`, its rate decaying from `lr` to 0 along a half cosine. "lbfgs": the
     minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
-    validation; lr, epochs, batch_size and seed play no part. Label sets (0/1 rows) take a sigmoid per class, and the
-    thresholds with the best F1 on validation.
+    validation by `metric`; lr, epochs, batch_size and seed play no part. Label sets (0/1 rows) take a sigmoid per
+    class, and the thresholds with the best F1 on validation.
     """
     if kind not in ("adam", "lbfgs"):
-        raise ValueError(f"Unknown probe {kind!r}; choose adam or lbfgs.")
+        raise InputError(f"Unknown probe {kind!r}; choose adam or lbfgs.")
     mean, deviation = train.embeddings.mean(0), train.embeddings.std(0, unbiased=False)
     # A dimension that never changes says nothing; its rounding errors should not either.
     deviation = deviation.where(deviation > 1e-6 * deviation.max(), torch.ones(()))
@@ -115,7 +128,7 @@ def fit(
     probes = [
         Probe(tuple(classes), weight.float().cpu(), bias.float().cpu(), mean, deviation) for weight, bias in layers
     ]
-    best = max(probes, key=lambda probe: _on(valid, probe))
+    best = max(probes, key=lambda probe: _on(valid, probe, metric))
     if train.labels.ndim == 1:
         return best
     return replace(best, thresholds=_thresholds(best.logits(valid.embeddings), valid.labels))
@@ -130,12 +143,17 @@ class KnnProbe:
     targets: Float[Tensor, "train classes"]  # 0/1
     k: int
     several: bool  # labels per clip
-    valid_accuracy: float  # what `k` was chosen by; mean average precision for label sets
+    valid_score: float  # what `k` was chosen by
 
     def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
         """Each class' share of the votes, equal ones ordered by similarity; for label sets, above 0 from a half on."""
         # In blocks: the votes of all clips at once are clips x k x classes numbers.
         return torch.cat([self._votes(block) for block in F.normalize(embeddings, dim=1).split(256)])
+
+    def score(self, side: Features, *, metric: str | None = None) -> float:
+        """By `metric`, higher being better. Votes are no probabilities: where it is the log loss, by accuracy."""
+        judged = scores.score(side.labels, self.logits(side.embeddings), self.classes)
+        return judged.under("accuracy" if metric == "log_loss" else metric)
 
     def _votes(self, unit: Tensor) -> Tensor:
         nearest = (unit @ self.embeddings.T).topk(self.k, dim=1)
@@ -146,18 +164,19 @@ class KnnProbe:
         return shares - 0.5 if self.several else shares
 
 
-def fit_knn(train: Features, valid: Features, *, classes: Sequence[str]) -> KnnProbe:
-    """Nearest neighbours on the same features (cosine), k of NEIGHBOURS chosen on validation, the smaller of equals."""
+def fit_knn(train: Features, valid: Features, *, classes: Sequence[str], metric: str | None = None) -> KnnProbe:
+    """Nearest neighbours on the same features (cosine), k of NEIGHBOURS chosen on validation by `metric`, the smaller
+    of equals.
+    """
     several = train.labels.ndim == 2
     targets = train.labels.float() if several else F.one_hot(train.labels, len(classes)).float()
     unit = F.normalize(train.embeddings, dim=1)
     probes = []
     for k in NEIGHBOURS:
         if k <= len(unit):
-            probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_accuracy=0.0)
-            reached = scores.score(valid.labels, probe.logits(valid.embeddings), classes).headline
-            probes.append(replace(probe, valid_accuracy=reached))
-    return max(probes, key=lambda probe: probe.valid_accuracy)
+            probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_score=0.0)
+            probes.append(replace(probe, valid_score=probe.score(valid, metric=metric)))
+    return max(probes, key=lambda probe: probe.valid_score)
 
 
 Layer = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
@@ -203,10 +222,10 @@ def _zeros(rows: Tensor, classes: int) -> Layer:
     return weight, torch.zeros(classes, dtype=rows.dtype, device=rows.device, requires_grad=True)
 
 
-def _on(valid: Features, probe: Probe) -> tuple[float, float]:
+def _on(valid: Features, probe: Probe, metric: str | None) -> tuple[float, float]:
     """How good a probe is on validation: its score, and of equal scores the smaller loss."""
-    logits = probe.logits(valid.embeddings)
-    return scores.score(valid.labels, logits, probe.classes).headline, -_cross_entropy(logits, valid.labels).item()
+    loss = _cross_entropy(probe.logits(valid.embeddings), valid.labels)
+    return probe.score(valid).under(metric), -loss.item()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

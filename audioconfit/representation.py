@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from audioconfit.errors import InputError
+
 
 def anisotropy(embeddings: Float[Tensor, "clips dim"]) -> float:
     """The mean cosine similarity of all pairs of different rows: 0 where they point everywhere, 1 where all point one
@@ -31,7 +33,7 @@ class Contribution:
     shares: tuple[float, ...]  # largest first; they add up to 1, and single ones may be negative
 
     def top(self, count: int) -> float:
-        """The share of the largest so many dimensions together: the upper half of Table 3."""
+        """The share of the `count` largest dimensions together: the upper half of Table 3."""
         return sum(self.shares[:count])
 
     def dimensions(self, share: float) -> int:
@@ -43,12 +45,12 @@ class Contribution:
 def contribution(embeddings: Float[Tensor, "clips dim"]) -> Contribution:
     """CC_d(x, y) = x_d y_d / (|x| |y|), averaged over the pairs of different rows, as shares of their sum.
 
-    ValueError where the anisotropy is not above 0: there is nothing that dimensions could have a share of.
+    InputError where the anisotropy is not above 0: there is nothing that dimensions could have a share of.
     """
     contributions = _contributions(embeddings)
     total = float(contributions.sum())
     if total <= 0:
-        raise ValueError(
+        raise InputError(
             f"The mean cosine similarity is {total:.3g}, so dimensions have no shares of it; report it alone."
         )
     return Contribution(total, tuple((contributions / total).sort(descending=True).values.tolist()))
@@ -58,7 +60,7 @@ def _contributions(embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "dim
     """Per dimension, the mean of CC_d over the pairs i != j: ((sum of u_d)^2 - sum of u_d^2) / (n (n - 1))."""
     count = len(embeddings)
     if count < 2:
-        raise ValueError(f"Cosine similarity needs two embeddings or more, not {count}.")
+        raise InputError(f"Cosine similarity needs two embeddings or more, not {count}.")
     units = F.normalize(embeddings.double(), dim=1)
     return (units.sum(dim=0).square() - units.square().sum(dim=0)) / (count * (count - 1))
 
@@ -93,11 +95,11 @@ def silhouette(embeddings: Float[Tensor, "clips dim"], labels: Int[Tensor, "clip
     """Separability as a number (Rousseeuw 1987, cosine distance): 1 where classes lie far apart, 0 where they mix.
 
     Per clip (b - a) / max(a, b), with a the mean distance to its own class and b that to the nearest other one; a clip
-    alone in its class counts 0. ValueError: fewer than two classes.
+    alone in its class counts 0. InputError: fewer than two classes.
     """
     _, own, sizes = labels.unique(return_inverse=True, return_counts=True)
     if len(sizes) < 2:
-        raise ValueError(f"Separability needs clips of two classes or more, not of {len(sizes)}.")
+        raise InputError(f"Separability needs clips of two classes or more, not of {len(sizes)}.")
     units = F.normalize(embeddings.double(), dim=1)
     distances = (1 - units @ units.T).fill_diagonal_(0)
     sums = distances @ F.one_hot(own).double()  # from each clip to each class
@@ -119,7 +121,7 @@ def project(
     units = F.normalize(embeddings.double(), dim=1)
     count = len(units)
     if count < 4:
-        raise ValueError(f"A map needs four clips or more, not {count}.")
+        raise InputError(f"A map needs four clips or more, not {count}.")
     near = _neighbourhoods(units, min(perplexity, (count - 1) / 3))
     layout = _principal_components(units)
     velocity, gains = torch.zeros_like(layout), torch.ones_like(layout)

@@ -6,20 +6,20 @@ depends on no service.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audioconfit import caching, randomness, ranks
+from audioconfit import caching, files, randomness, ranks
 from audioconfit.batches import Batch, Batches
 from audioconfit.caching import Loss
+from audioconfit.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
 Report = Callable[[int, dict[str, float]], bool]
@@ -30,19 +30,38 @@ CHECKPOINT_SECONDS = 60.0  # within an epoch; the end of an epoch writes one too
 CHECKPOINT_SHARE = 0.1  # of the time, at most, goes into writing checkpoints
 
 
-class Settings(TypedDict, total=False):
-    """What `fit` takes beside the model and the seed; there it is explained."""
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes, whatever its loss means.
 
-    lr: Required[float]
-    epochs: Required[int]
-    warmup_steps: int
-    device: torch.device | str
-    precision: Precision
-    micro_batch: int | Literal["auto"] | None
-    compile: bool
-    validate: Validate | None
-    report: Report | None
-    checkpoint: Path | None
+    Attributes:
+        lr: reached after `warmup_steps` linear steps, constant from there.
+        seed: of what the layers draw (dropout, LayerDrop, SpecAugment); the global streams are left as they were.
+        precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
+        micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
+            exact. "auto" finds what fits the device, None is the whole batch.
+        compile: the encoder through torch.compile. Off by default: it gains less than it costs within one trial
+            (tests/benchmarks/README.md).
+        validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join the epoch's metrics, {} for
+            none. What it draws does not change the training.
+        report: told (epoch, {"epoch", "loss", ...}) after every epoch, counted from 1, and (epoch, {}) every few
+            seconds in between as a sign of life. Return False to stop. After a resume the finished epochs are reported
+            again first.
+        checkpoint: file that an interrupted run goes on from, bit for bit on the CPU. It outlives a stop and the end;
+            the caller deletes it.
+    """
+
+    lr: float
+    epochs: int
+    seed: int
+    warmup_steps: int = 0
+    device: torch.device | str = "cpu"
+    precision: Precision = "fp32"
+    micro_batch: int | str | None = "auto"
+    compile: bool = False
+    validate: Validate | None = None
+    report: Report | None = None
+    checkpoint: Path | None = None
 
 
 class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
@@ -56,65 +75,37 @@ class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of th
         return f"The loss became {self.value} in epoch {self.epoch}, step {self.step}; try a lower learning rate."
 
 
-def fit(
-    encoder: nn.Module,
-    head: nn.Module,
-    loss: Loss,
-    batches: Batches,
-    *,
-    lr: float,
-    epochs: int,
-    seed: int,
-    warmup_steps: int = 0,
-    device: torch.device | str = "cpu",
-    precision: Precision = "fp32",
-    micro_batch: int | Literal["auto"] | None = "auto",
-    compile: bool = False,
-    validate: Validate | None = None,
-    report: Report | None = None,
-    checkpoint: Path | None = None,
-) -> bool:
+def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, settings: Settings) -> bool:
     """Train encoder and head in place with Adam; True at the end, False where `report` asked to stop.
 
-    Args:
-        loss: (head's outputs, labels) -> this rank's share of the loss over all ranks, see losses.py.
-        lr: reached after `warmup_steps` linear steps, constant from there.
-        seed: of what the layers draw (dropout, LayerDrop, SpecAugment); the global streams are left as they were.
-        precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
-        micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
-            exact. "auto" finds what fits the device, None is the whole batch.
-        compile: the encoder through torch.compile. Off by default: measured on one core, wav2vec2-random became 1.3
-            times as fast, after 100 s.
-        validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join the epoch's metrics, {} for
-            none. What it draws does not change the training.
-        report: told (epoch, {"epoch", "loss", ...}) after every epoch, counted from 1, and (epoch, {}) every few
-            seconds in between as a sign of life. Its False stops there. After a resume the finished epochs are told
-            again first.
-        checkpoint: file that an interrupted run goes on from, bit for bit on the CPU. It outlives a stop and the end;
-            the caller deletes it.
-
+    `loss` is (head's outputs, labels) -> this rank's share of the loss over all ranks, see losses.py.
     Under several ranks each calls `fit` with its own batches. `validate` and `report` are called on every rank at the
     same points; the answer of rank 0 counts.
 
     Raises:
         Diverged: the loss is not finite.
-        ValueError: batches made for another number of ranks; a checkpoint that is further than `epochs`; a precision
-            that the device has not.
+        InputError: batches made for another number of ranks, or with rows shorter than a frame; a checkpoint that is
+            further than `epochs`; a precision that the device has not.
     """
-    device = torch.device(device)
+    device = torch.device(settings.device)
     if batches.world != ranks.world():
-        raise ValueError(
+        raise InputError(
             f"These batches are for {batches.world} workers, but {ranks.world()} train: make them with their number."
         )
-    if precision == "bf16" and device.type == "cuda" and best_precision(device) != "bf16":
-        raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision fp32.")
-    run = _Run(encoder, head, loss, lr, warmup_steps, device, precision, compile)
-    with randomness.private(seed, ranks.rank(), device):
-        if checkpoint is not None and ranks.agree(checkpoint.exists()):
-            run.load(checkpoint, epochs)
+    if batches.shortest < (shortest := getattr(encoder, "receptive_field", 1)):
+        raise InputError(
+            f"A row of {batches.shortest} samples cannot be embedded: one frame takes {shortest}. Leave shorter clips "
+            f"out, or choose longer chunks."
+        )
+    if settings.precision == "bf16" and device.type == "cuda" and best_precision(device) != "bf16":
+        raise InputError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision fp32.")
+    run = _Run(encoder, head, loss, settings)
+    with randomness.private(settings.seed, ranks.rank(), device):
+        if settings.checkpoint is not None and ranks.agree(settings.checkpoint.exists()):
+            run.load(settings.checkpoint)
         else:
-            run.micro_batch = _micro_batch(micro_batch, run, batches)
-        return _Loop(run, batches, epochs, validate, report, checkpoint).finish()
+            run.micro_batch = _micro_batch(settings.micro_batch, run, batches)
+        return _Loop(run, batches).finish()
 
 
 def best_precision(device: torch.device | str) -> Precision:
@@ -132,7 +123,7 @@ def _micro_batch(asked: int | str | None, run: "_Run", batches: Batches) -> int:
     if asked == "auto":
         return caching.rows_that_fit(run.embed, batches.heaviest(), run.model.parameters())
     if not isinstance(asked, int) or asked < 1:
-        raise ValueError(f"micro_batch is a number of rows, 1 or more, or 'auto', not {asked!r}.")
+        raise InputError(f"Choose for micro_batch a number of rows, 1 or more, or 'auto', not {asked!r}.")
     return asked
 
 
@@ -143,11 +134,7 @@ class _Run:
     encoder: nn.Module
     head: nn.Module
     loss: Loss
-    lr: float
-    warmup_steps: int
-    device: torch.device
-    precision: Precision
-    compile: bool
+    settings: Settings
     micro_batch: int = 0
     epoch: int = 0  # finished
     losses: list[float] = field(default_factory=list)  # of the steps of the epoch in progress
@@ -155,15 +142,16 @@ class _Run:
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.device = torch.device(self.settings.device)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device).train()
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
-        self._forward = torch.compile(self.encoder) if self.compile else self.encoder
+        self._forward = torch.compile(self.encoder) if self.settings.compile else self.encoder
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.Adam(trained, lr=self.lr, fused=self.device.type in ("cpu", "cuda"))
+        self._optimiser = torch.optim.Adam(trained, lr=self.settings.lr, fused=self.device.type in ("cpu", "cuda"))
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """What the loss sees of a batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             pooled = self._forward(batch.waveforms, batch.lengths)
         outputs: Tensor = self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
         return outputs
@@ -175,7 +163,7 @@ class _Run:
         ranks.sum_gradients(self.model.parameters())
         self.steps += 1
         for group in self._optimiser.param_groups:
-            group["lr"] = self.lr * min(1.0, self.steps / max(1, self.warmup_steps))
+            group["lr"] = self.settings.lr * min(1.0, self.steps / max(1, self.settings.warmup_steps))
         self._optimiser.step()
         return ranks.total(share)
 
@@ -194,22 +182,15 @@ class _Run:
             "steps": self.steps,
             "curve": self.curve,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as stream:
-                torch.save(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.whole(file) as temporary:
+            torch.save(content, temporary)
 
-    def load(self, file: Path, epochs: int) -> None:
+    def load(self, file: Path) -> None:
         content: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
-        if content["epoch"] > epochs:
-            raise ValueError(
-                f"{file} has {content['epoch']} epochs behind it, more than the {epochs} asked for; delete it first."
+        if content["epoch"] > self.settings.epochs:
+            raise InputError(
+                f"{file} has {content['epoch']} epochs behind it, more than the {self.settings.epochs} asked for. "
+                "Delete it first."
             )
         self.model.load_state_dict(content["model"])
         self._optimiser.load_state_dict(content["optimiser"])
@@ -223,17 +204,8 @@ class _Run:
 class _Loop:
     """A run's way through its epochs: when to read the loss, validate, tell, save and stop."""
 
-    def __init__(
-        self,
-        run: _Run,
-        batches: Batches,
-        epochs: int,
-        validate: Validate | None,
-        report: Report | None,
-        checkpoint: Path | None,
-    ) -> None:
-        self.run, self.batches, self.epochs = run, batches, epochs
-        self._validate, self._report, self._checkpoint = validate, report, checkpoint
+    def __init__(self, run: _Run, batches: Batches) -> None:
+        self.run, self.batches, self.settings = run, batches, run.settings
         self._told = self._saved = time.monotonic()
         self._cost_of_saving = 0.0
         self._steps_saved = run.steps
@@ -241,7 +213,7 @@ class _Loop:
     def finish(self) -> bool:
         """Tell again the epochs that a checkpoint brought with it, then do those that are left; False where stopped."""
         told = all(self._tell(int(metrics["epoch"]), metrics) for metrics in self.run.curve)
-        return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.epochs + 1))
+        return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.settings.epochs + 1))
 
     def _epoch(self, number: int) -> bool:
         run = self.run
@@ -258,7 +230,7 @@ class _Loop:
         metrics = {"epoch": float(number), "loss": sum(run.losses) / len(run.losses), **self._validated(number)}
         run.epoch, run.losses = number, []
         run.curve.append(metrics)
-        self._save_if(number == self.epochs or self._worth_saving())
+        self._save_if(number == self.settings.epochs or self._worth_saving())
         going_on = self._tell(number, metrics)
         self._save_if(not going_on)
         return going_on
@@ -278,24 +250,25 @@ class _Loop:
         return going_on
 
     def _validated(self, number: int) -> dict[str, float]:
-        if self._validate is None:
+        if self.settings.validate is None:
             return {}
         self.run.model.eval()
         with randomness.kept(self.run.device):
-            return self._validate(number)
+            return self.settings.validate(number)
 
     def _tell(self, number: int, metrics: dict[str, float]) -> bool:
         self._told = time.monotonic()
-        return ranks.agree(self._report is None or self._report(number, metrics))
+        return ranks.agree(self.settings.report is None or self.settings.report(number, metrics))
 
     def _worth_saving(self) -> bool:
         """Short epochs of a large model: not all the time goes into its checkpoints."""
         return (time.monotonic() - self._saved) * CHECKPOINT_SHARE >= self._cost_of_saving
 
     def _save_if(self, wanted: bool) -> None:
-        if self._checkpoint is None or not ranks.agree(wanted) or self._steps_saved == self.run.steps:
+        checkpoint = self.settings.checkpoint
+        if checkpoint is None or not ranks.agree(wanted) or self._steps_saved == self.run.steps:
             return
         began = time.monotonic()
-        self.run.save(self._checkpoint)
+        self.run.save(checkpoint)
         self._saved, self._steps_saved = time.monotonic(), self.run.steps
         self._cost_of_saving = self._saved - began

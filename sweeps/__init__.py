@@ -22,7 +22,7 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
-    # Nobody is asked and nothing is sent from a sweep.
+    # A sweep sends nothing to anybody, and stops for no question.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -11,50 +11,58 @@ from functools import partial
 
 from rich.console import Console
 
-from sweeps import cluster, demo, forecast, nodes, plan, reconcile, report, storage, tasks
-from sweeps.cells import lay_out
-from sweeps.interrupt import INTERRUPTED, Halted, Interrupted
-from sweeps.sweep import Sweep
+from audioconfit import errors
+from sweeps import faults
+from sweeps.cluster import capacity, joining, nodes
+from sweeps.faults import Halted, Interrupted
+from sweeps.interrupt import INTERRUPTED
+from sweeps.request import datasets, flags, forecast, resuming
+from sweeps.request.cells import lay_out
+from sweeps.request.plan import Plan
+from sweeps.sweep import Sweep, slot_request
+from sweeps.terminal import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 some cell has no result, 2 the request cannot be met (here, now), 130 interrupted."""
+    """The exit code: 0 done, 1 a cell has no result (or a bug), 2 the request cannot be met, 130 interrupted."""
     console = Console()
-    cluster.silence()
+    joining.silence()
+    return errors.guard(lambda: _start(arguments, console))
+
+
+def _start(arguments: Sequence[str] | None, console: Console) -> int:
     try:
-        return _start(arguments, console)
+        return _run(flags.parse(arguments), console)
     except Halted as error:
-        report.show_error(error)
-        return 2
+        errors.show(error)
+        return errors.REFUSED
     except (Interrupted, KeyboardInterrupt):
         report.show_interrupted(arguments, console)
         return INTERRUPTED
 
 
-def _start(arguments: Sequence[str] | None, console: Console) -> int:
-    with ExitStack() as held:
-        try:
-            asked = plan.parse(arguments)
-            if asked.demo:
-                asked = demo.write_corpora(asked)
-            tasks.check_writable(asked.folder)
-            held.enter_context(storage.watched(asked.folder))
-            held.enter_context(reconcile.lease(asked.folder))
-            on_cluster = cluster.address() is not None
-            if on_cluster:
-                held.enter_context(cluster.connected(asked))
-                nodes.check_shared(asked.storage.absolute(), asked.recordings)
-            decode = partial(cluster.on_nodes, wait_seconds=asked.wait_seconds)
-            ready = tasks.prepare(asked, console, map=decode if on_cluster else None)
-            cells = lay_out(asked, ready)
-            if asked.dry_run:
-                report.show_plan(asked, cells, ready, forecast.of_cells(asked, cells, ready), console)
-                return 0
-            reconcile.reconcile(asked.folder, cells)
-        except ValueError as error:
-            report.show_error(error)
-            return 2
-        return Sweep(asked, cells, {task.dataset: task.folds for task in ready}, console).run()
+def _run(plan: Plan, console: Console) -> int:
+    with ExitStack() as stack:
+        if plan.demo:
+            plan = datasets.generate(plan)
+        faults.check_writable(plan.folder)
+        stack.enter_context(faults.watched(plan.folder))
+        stack.enter_context(resuming.lease(plan.folder))
+        on_cluster = joining.address() is not None
+        if not on_cluster:
+            joining.check_temporary()
+        if on_cluster:
+            stack.enter_context(joining.join())
+            capacity.fitting_shape(slot_request(plan))  # before hours of decoding
+            nodes.check_shared(plan.storage.absolute(), plan.recordings)
+        decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
+        ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
+        cells = lay_out(plan, ready)
+        if plan.dry_run:
+            report.show_plan(plan, cells, ready, forecast.of_cells(plan, cells, ready), console)
+            return 0
+        resuming.reconcile(plan.folder, cells)
+        return Sweep(plan, cells, ready, console).run()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Ctrl-C: the first press ends the sweep cleanly with everything saved, the second at once; neither loses what was
-told.
-"""
+"""Ctrl-C: the first press ends the sweep cleanly, the second at once; neither loses a result."""
 
 import os
 import signal
@@ -12,18 +10,10 @@ from types import FrameType
 INTERRUPTED = 130  # the shell's code for it
 
 
-class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of thing it is)
-    """The user pressed Ctrl-C; all that ran goes on at the next start."""
-
-
-class Halted(Exception):  # noqa: N818
-    """The sweep cannot go on here and now: says why and the way out. All that ran goes on at the next start."""
-
-
 @contextmanager
 def on_interrupt(wind_down: Callable[[], None]) -> Iterator[threading.Event]:
-    """Calls `wind_down` (in a thread: the press may come in the middle of anything) at the first press. The event says
-    so.
+    """Calls `wind_down` at the first press, in a thread, for the press may come in the middle of anything; sets the
+    event.
     """
     pressed = threading.Event()
 

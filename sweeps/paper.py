@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from audioconfit import audio, figures, recipe, representation
+from audioconfit import audio, errors, figures, method, representation
 from audioconfit.features import Features
 from audioconfit.figures import Map
-from sweeps import confirmation, plan, report
-from sweeps.selection import Candidate
-from sweeps.stages import StageStore
-from sweeps.trial import RESULT
+from sweeps.outcome import confirmation, references, selection
+from sweeps.outcome.selection import Candidate
+from sweeps.request import flags
+from sweeps.trial.assignment import RESULT
+from sweeps.trial.stages import StageStore
 
 PAGE = "paper.md"
 LEAST_CLIPS = 4  # of a map
@@ -35,14 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the sweep; default sweep")
     parser.add_argument("--out", type=Path, help="folder to write into; default STORAGE/NAME/paper")
     asked = parser.parse_args(arguments)
-    flags = {"--storage": asked.storage, "--name": asked.name}
-    try:
-        folder = plan.parse(["--datasets", "all", *(word for flag in flags.items() if flag[1] for word in flag)]).folder
-        candidates = sorted(confirmation.recorded(folder), key=_order)
-    except ValueError as error:
-        report.show_error(error)
-        return 2
-    out = asked.out or folder / "paper"
+    return errors.guard(lambda: _write(flags.places(storage=asked.storage, name=asked.name).folder, asked.out))
+
+
+def _write(folder: Path, out: Path | None) -> int:
+    candidates = sorted(confirmation.recorded(folder), key=_order)
+    out = out or folder / "paper"
     out.mkdir(parents=True, exist_ok=True)
     page = "\n".join(_page(candidates, StageStore(folder), out))
     (out / PAGE).write_text(page)
@@ -59,8 +58,11 @@ def _order(candidate: Candidate) -> tuple[str, str, int]:
 def _page(candidates: Sequence[Candidate], store: StageStore, out: Path) -> Iterator[str]:
     yield "**Table 1.** Datasets.\n"
     yield from _table(["dataset", "classes", "train", "valid", "test", "hours", "split"], _datasets(candidates))
-    yield "\n**Table 2.** Test accuracy in per cent, mean ± standard deviation over seeds or folds.\n"
+    metrics = " and ".join(sorted({candidate.metric for candidate in candidates}))
+    yield f"\n**Table 2.** Test {metrics} in per cent, mean ± standard deviation over seeds or folds.\n"
     yield from _accuracies(candidates)
+    yield from _paired(candidates)
+    yield from _published(candidates)
     yield "\n**Table 3.** What cosine similarity of test embeddings rests on: the share of the largest dimensions, and"
     yield "how many make up a share; anisotropy is the mean similarity, separability the silhouette of the classes.\n"
     heads = ["cell", "top 1", "top 2", "top 3", "50 %", "80 %", "90 %", "anisotropy", "separability"]
@@ -79,7 +81,7 @@ def _table(heads: Sequence[str], rows: "Iterator[list[str]]") -> Iterator[str]:
 def _datasets(candidates: Sequence[Candidate]) -> Iterator[list[str]]:
     for run in {one.dataset: one.best_run for one in candidates}.values():
         waveforms = audio.load(run.assignment.prepared)
-        split = recipe.split_of(run.recipe, waveforms)
+        split = method.split_of(run.recipe, waveforms)
         sides = [str(len(side)) for side in (split.train, split.valid, split.test)]
         hours = f"{waveforms.total_seconds / 3600:.2f}"
         yield [run.recipe.dataset, str(len(split.classes)), *sides, hours, split.protocol]
@@ -94,18 +96,52 @@ def _accuracies(candidates: Sequence[Candidate]) -> Iterator[str]:
     def entry(candidate: Candidate | None) -> str:
         if candidate is None:
             return ""
-        mean, deviation = candidate.test
-        said = f"{100 * mean:.2f} ± {100 * deviation:.2f}"
-        return f"**{said}**" if mean == best[candidate.dataset] else said
+        leads = candidate.test[0] == best[candidate.dataset]
+        return f"**{candidate.shown}**" if leads else candidate.shown
 
     rows = dict.fromkeys((one.backbone, one.method) for one in sorted(candidates, key=lambda one: _order(one)[1:]))
     cells = ([row[0], TITLES[row[1]], *(entry(found.get((*row, name))) for name in datasets)] for row in rows)
     yield from _table(["backbone", "method", *datasets], cells)
 
 
+def _paired(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """PairTune against FineTune in each cell that has both, on the same test clips."""
+    found = {(one.dataset, one.backbone, one.method): one for one in candidates}
+    pairs = [
+        (one, found.get((one.dataset, one.backbone, "finetune"))) for one in candidates if one.method == "pairtune"
+    ]
+    leads = [(one, lead) for one, other in pairs if other and (lead := selection.difference(one, other))]
+    if not leads:
+        return
+    yield "\n**PairTune against FineTune**, on the same test clips, paired over seeds or folds; above 0 PairTune is"
+    yield "better. Speakers or sources are resampled whole where they are known, else clips.\n"
+    rows = (
+        [one.dataset, one.backbone, one.metric, f"{lead.gain:+.4f}", f"{lead.low:+.4f} to {lead.high:+.4f}"]
+        for one, lead in leads
+    )
+    yield from _table(["dataset", "backbone", "metric", "difference", "95 per cent interval"], rows)
+    ahead, behind = (sum(lead.is_clear and (lead.gain > 0) == better for _, lead in leads) for better in (True, False))
+    yield f"\nOf {len(leads)} cells PairTune is ahead beyond doubt in {ahead}, FineTune in {behind}."
+
+
+def _published(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """What others reached with the untouched base models on these datasets."""
+    rows = [row for row in references.PUBLISHED if row.dataset in {one.dataset for one in candidates}]
+    if not rows:
+        return
+    yield "\n**Elsewhere.** Published accuracy of frozen base models, in per cent. Other protocols, so no rivals of"
+    yield "Table 2: the last column says what stands in train and in test alike.\n"
+    names = list(rows[0].accuracies)
+    said = (
+        [row.dataset, f"{row.source}: {row.protocol}", *(f"{row.accuracies[name]:.1f}" for name in names), row.shared]
+        for row in rows
+    )
+    yield from _table(["dataset", "source, protocol", *names, "on both sides"], said)
+
+
 def _dimensions(candidate: Candidate, store: StageStore) -> list[str]:
     """Means over the seeds or folds. Without anisotropy, dimensions have no share in it."""
-    sides = [_test(run.recipe.stage, store) for run in candidate.runs]
+    sides = [_test(run.recipe.stage_key, store) for run in candidate.runs]
     anisotropies = [representation.anisotropy(side.embeddings) for side in sides]
     shares = ["-"] * 6
     if min(anisotropies) > 0:
@@ -137,17 +173,18 @@ def _pictures(candidates: Sequence[Candidate], store: StageStore, out: Path) -> 
 
 def _convergence(rivals: Sequence[Candidate], store: StageStore, path: Path) -> bool:
     curves = {
-        TITLES[one.method]: [
-            [(point["epoch"], point["valid_knn"]) for point in store.curve(run.recipe.stage) if "valid_knn" in point]
-            for run in one.runs
-        ]
-        for one in rivals
+        TITLES[one.method]: [_validation(store.curve(run.recipe.stage_key)) for run in one.runs] for one in rivals
     }
     curves = {method: runs for method, runs in curves.items() if any(runs)}  # frozen features have none
     if not curves:
         return False
     figures.convergence(curves, path, score="validation accuracy (nearest neighbours)")
     return True
+
+
+def _validation(curve: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
+    """(epoch, score) of the epochs that were validated."""
+    return [(point["epoch"], point["valid_knn"]) for point in curve if "valid_knn" in point]
 
 
 def _separability(rivals: Sequence[Candidate], store: StageStore, path: Path) -> bool:
@@ -163,7 +200,7 @@ def _separability(rivals: Sequence[Candidate], store: StageStore, path: Path) ->
     if not groups:
         return False
     maps = {
-        TITLES[one.method]: [_map(_test(one.best_run.recipe.stage, store), group, classes) for group in groups]
+        TITLES[one.method]: [_map(_test(one.best_run.recipe.stage_key, store), group, classes) for group in groups]
         for one in rivals
     }
     figures.separability(maps, path)

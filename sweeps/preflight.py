@@ -1,4 +1,4 @@
-"""Look before a sweep: `python sweeps/preflight.py cluster.yaml` before `ray up`, `python sweeps/preflight.py` on the
+"""Look before a sweep: `python sweeps/preflight.py joining.yaml` before `ray up`, `python sweeps/preflight.py` on the
 head (or as a job) before the first sweep.
 
 With a file: what is wrong with it, without contacting anything. Without one: what every node of the cluster (or this
@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from audioconfit import catalogue
-from sweeps import cluster, cluster_file, nodes, plan, report
-from sweeps.nodes import Node
-from sweeps.plan import Plan
+from audioconfit import catalogue, errors
+from sweeps.cluster import cluster_file, joining, nodes
+from sweeps.cluster.nodes import Node
+from sweeps.request import flags
+from sweeps.request.plan import Plan
 
 MLFLOW_SECONDS = 10.0
 MARKS = {True: "[green]ok[/green]", False: "[red]wrong[/red]", None: "[dim]-[/dim]"}
@@ -33,7 +34,7 @@ class Row:
 
     what: str
     fine: bool | None
-    said: str
+    finding: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,20 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="the recordings; default $AUDIOCONFIT_DATA or data")
     parser.add_argument("--storage", help="of the sweeps; default $AUDIOCONFIT_STORAGE or storage")
     asked = parser.parse_args(arguments)
-    console = Console()
-    try:
-        rows = list(_of_file(asked.file) if asked.file else _of_nodes(_here(asked.data, asked.storage)))
-    except (ValueError, ConnectionError) as error:
-        report.show_error(error)
-        return 2
-    _show(rows, str(asked.file or "nodes"), console)
+    return errors.guard(lambda: _look(asked))
+
+
+def _look(asked: argparse.Namespace) -> int:
+    rows = list(_of_file(asked.file) if asked.file else _of_nodes(flags.places(data=asked.data, storage=asked.storage)))
+    _show(rows, str(asked.file or "nodes"), Console())
     return 1 if any(row.fine is False for row in rows) else 0
-
-
-def _here(data: str | None, storage: str | None) -> Plan:
-    """The places that a sweep started here would use."""
-    flags = {"--data": data, "--storage": storage}
-    return plan.parse(["--datasets", "all", *(word for flag, at in flags.items() if at for word in (flag, at))])
 
 
 def _of_file(path: Path) -> Iterator[Row]:
@@ -72,7 +66,7 @@ def _of_file(path: Path) -> Iterator[Row]:
 
 def _of_nodes(here: Plan) -> Iterator[Row]:
     data, storage = here.data.absolute(), here.storage.absolute()
-    with cluster.joined():
+    with joining.join():
         found = nodes.look(storage, [data] if data.exists() else [])
     yield Row("nodes", True, "\n".join(node.name for node in found))
     yield _row("versions", _differences(found), good=_said(found[0].versions))
@@ -140,12 +134,12 @@ def _show(rows: Sequence[Row], title: str, console: Console) -> None:
     table = Table(title=f"[bold]{title}[/bold]", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("")
-    table.add_column("said", overflow="fold")
+    table.add_column("finding", overflow="fold")
     for row in rows:
-        table.add_row(row.what, MARKS[row.fine], escape(row.said))
+        table.add_row(row.what, MARKS[row.fine], escape(row.finding))
     console.print(table)
     wrong = sum(row.fine is False for row in rows)
-    console.print(f"[red]{wrong} of {len(rows)} need mending.[/red]" if wrong else "Nothing is wrong.")
+    console.print(f"[red]{wrong} of {len(rows)} checks failed.[/red]" if wrong else "Nothing is wrong.")
 
 
 if __name__ == "__main__":

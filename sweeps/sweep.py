@@ -1,32 +1,43 @@
-"""One start of a sweep: search -> confirm -> select -> register, each phase passing over what an earlier start has
-done.
-"""
+"""One start of a sweep: search -> race -> confirm -> select -> register. Each phase skips what is done already."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
-from sweeps import cluster, confirmation, hub, registry, report, search, selection, trial
-from sweeps.cells import Cell
-from sweeps.interrupt import Halted, Interrupted, on_interrupt
-from sweeps.plan import Plan
-from sweeps.progress import View
-from sweeps.selection import Candidate
-from sweeps.slots import Pool
-from sweeps.stages import StageStore
-from sweeps.studies import Budget, Studies, open_storage
-from sweeps.tracking import Tracker
-from sweeps.trial import Assignment
-from sweeps.watch import Watch
+from audioconfit import scores
+from audioconfit.recipe import Recipe
+from sweeps.cluster.capacity import SlotRequest
+from sweeps.cluster.warm_slots import WarmSlots
+from sweeps.faults import Halted, Interrupted
+from sweeps.interrupt import on_interrupt
+from sweeps.outcome import confirmation, race, registry, runs, selection
+from sweeps.outcome.race import Finalist, Race
+from sweeps.outcome.selection import Candidate
+from sweeps.request.cells import Cell
+from sweeps.request.datasets import Task
+from sweeps.request.plan import Plan
+from sweeps.search import ranking, tuning
+from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.terminal import report
+from sweeps.terminal.live import LiveTable
+from sweeps.tracking.journal import Outcome
+from sweeps.tracking.tracker import Tracker
+from sweeps.trial import work
+from sweeps.trial.assignment import Assignment
+from sweeps.trial.stages import StageStore
+
+
+def slot_request(plan: Plan) -> SlotRequest:
+    """What the plan asks of the slots."""
+    return SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
 
 
 class Sweep:
     """The phases in order, each a method."""
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], folds: dict[str, int], console: Console) -> None:
-        self.plan, self.cells, self.folds, self.console = plan, cells, folds, console
+    def __init__(self, plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console: Console) -> None:
+        self.plan, self.cells, self.console = plan, cells, console
+        self.tasks = {task.dataset: task for task in tasks}
         self.studies = Studies(
             cells,
             budget=Budget(plan.trials, plan.hours, plan.converged),
@@ -38,26 +49,36 @@ class Sweep:
         uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
         self.tracker = Tracker(uri, plan.name, plan.folder / "tracking")
         self.store = StageStore(plan.folder)
-        self.view = View(cells, trials=plan.trials, console=console)
-        self.slots = ExitStack()
-        self.hub: Any = None
-        self.jobs: Callable[[], int] = lambda: 1  # that the slots could still work at, by phase
+        self.table = LiveTable(cells, trials=plan.trials, console=console)
+        self.slots = WarmSlots(
+            slot_request(plan),
+            work.work,
+            plan.folder,
+            patience_seconds=plan.patience_seconds,
+            wait_seconds=plan.wait_seconds,
+            halt=self._halt,
+        )
         self.problem: str | None = None
 
     def run(self) -> int:
-        """All phases. Raises Interrupted where the user pressed Ctrl-C, Halted where the sweep cannot go on; the exit
-        code otherwise.
+        """All phases; the exit code.
+
+        Raises:
+            Interrupted: the user pressed Ctrl-C.
+            Halted: the sweep cannot go on.
         """
         self.store.drop_leftovers()
-        search.show_history(self.studies, self.cells, self.view)
+        for cell in self.cells:
+            self.table.show_history(cell.name, self.studies.tally(cell))
         try:
-            with on_interrupt(self._wind_down), self.view, self.slots:
+            with on_interrupt(self._wind_down), self.table, self.slots:
                 self._open_cells()
-                search.settle(self.studies, self.tracker)
+                tuning.settle(self.studies, self.tracker)
                 self._search()
-                candidates, failures = self._confirm()
+                races, lost = self._race()
+                candidates, failures = self._confirm(races)
                 confirmation.record(self.plan.folder, candidates)
-                champions = self._crown(candidates)
+                champions = self._crown(candidates, races)
                 self._close_cells(candidates)
         except Interrupted:
             if self.problem:
@@ -65,13 +86,17 @@ class Sweep:
             raise
         finally:
             self.tracker.close()
+            self.store.drop_leftovers()
+        report.show_races(races, self.console)
         report.show_results(self.cells, candidates, champions, self.console)
-        report.show_failures(failures, self.tracker.problems, self.console)
-        report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console)
+        report.show_seen(self.tasks.values(), self.console)
+        report.show_failures(lost | failures, self.tracker.problems, self.console)
+        refitted = self.plan.refit
+        report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
 
     def _wind_down(self) -> None:
-        self.view.say("ending: what runs is being saved (Ctrl-C again: at once)")
+        self.table.say("ending: saving what runs (Ctrl-C again: at once)")
         self._stop()
 
     def _halt(self, problem: str) -> None:
@@ -80,8 +105,7 @@ class Sweep:
 
     def _stop(self) -> None:
         self.studies.interrupted.set()
-        if self.hub is not None:
-            hub.interrupt(self.hub)
+        self.slots.interrupt()
 
     def _open_cells(self) -> None:
         for cell in self.cells:
@@ -90,93 +114,133 @@ class Sweep:
     def _search(self) -> None:
         remaining = self.studies.remaining()
         if not remaining:
-            self.view.say("all trials are done already")
+            self.table.say("all trials are done already")
             return
-        self.jobs = lambda: self.studies.remaining() + len(self.studies.live)
-        self._start_slots()
-        self.view.say("search")
-        record = search.Record(self.studies, self.tracker, self.view, self.store, self.plan.keep_encoders)
-        most = remaining if self.watch.room else len(self.pool.threads)
-        search.run(self.studies, record, self.hub, slots=most, storage=self.plan.folder / "tune")
+        self.table.say("starting the slots")
+        jobs = self.slots.serve(lambda: self.studies.remaining() + len(self.studies.live))
+        self.table.say("search")
+        record = tuning.Record(self.studies, self.tracker, self.table, self.store, self.plan.keep_encoders)
+        most = self.slots.most_trials(remaining)
+        tuning.run(self.studies, record, jobs, slots=most, storage=self.plan.folder / "tune", halt=self._halt)
         if self.studies.interrupted.is_set():
             raise Interrupted
 
-    def _confirm(self) -> tuple[list[Candidate], dict[str, str]]:
-        """The best recipe of each cell over its seeds or folds. Cells without a complete trial have none."""
-        work: list[tuple[Cell, list[Assignment], float]] = []
-        for cell in self.cells:
-            best = selection.best_trial(self.studies.history(cell))
-            if best is not None:
-                recipes = confirmation.recipes(
-                    cell.recipe(best.params), seeds=self.plan.seeds, folds=self.folds[cell.base.dataset]
-                )
-                assigned = confirmation.assignments(cell, recipes, self.plan.folder, self.plan.micro_batch)
-                work.append((cell, assigned, best.user_attrs["cost"]))
-        confirmation.settle([(cell, assigned) for cell, assigned, _ in work], self.tracker)
-        waiting = [(cell, one) for cell, assigned, _ in work for one in assigned if not one.is_done]
+    def _race(self) -> tuple[dict[str, Race], dict[str, str]]:
+        """The races of all tasks side by side, fold by fold; and why some runs failed."""
+        if self.plan.select == "holdout":
+            return {}, {}
+        races = {name: self._lane(task) for name, task in self.tasks.items()}
+        failures: dict[str, str] = {}
+        place = (self.plan.folder, self.plan.micro_batch)
+        while folds := {name: work for name, lane in races.items() if (work := lane.next_fold(*place))}:
+            waiting = [run for work in folds.values() for run in work if not run[1].is_done]
+            if waiting:
+                jobs = self.slots.serve(lambda: sum(not run.is_done for _, run in waiting))  # noqa: B023
+                self.table.say(f"race: inner fold {max(lane.begun for lane in races.values())}")
+                failures |= runs.carry_out(runs.FINALIST, jobs, waiting, self.tracker)
+            for name in folds:
+                races[name].settle(*place, failures)
+            self._tidy_folds(races.values())
+        done = [fold for lane in races.values() for one in lane.finalists for fold in one.folds]
+        runs.settle(runs.FINALIST, self.cells, done, self.tracker)
+        race.record(self.plan.folder, races)
+        return races, failures
+
+    def _lane(self, task: Task) -> Race:
+        """The race of a task at its start."""
+        cells = [cell for cell in self.cells if cell.base.dataset == task.dataset]
+        chosen = race.finalists([self._ranked(cell) for cell in cells], count=self.plan.finalists)
+        metric = scores.fitting(self.plan.metric, multi_label=task.split.multi_label)
+        return Race(chosen, len(task.inner), metric, always=self.plan.select == "race")
+
+    def _tidy_folds(self, races: Iterable[Race]) -> None:
+        """No encoder of a further inner fold is needed again."""
+        stages = {fold.recipe.stage_key for lane in races for one in lane.finalists for fold in one.folds[1:]}
+        searched = {cell.recipe(trial.params).stage_key for cell in self.cells for trial in self.studies.history(cell)}
+        self.store.keep_encoders(set(), among=stages - searched)
+
+    def _confirm(self, races: Mapping[str, Race]) -> tuple[list[Candidate], dict[str, str]]:
+        """The best recipe of each cell over its seeds or folds, if a trial completed; and why some runs failed."""
+        work = [
+            (cell, self._confirmations(cell, best.recipe), best.cost)
+            for cell in self.cells
+            if (best := self._best(cell, races)) is not None
+        ]
+        wanted = [run for _, assigned, _ in work for run in assigned]
+        runs.settle(runs.CONFIRMATION, self.cells, wanted, self.tracker)
+        waiting = [(cell, run) for cell, assigned, _ in work for run in assigned if not run.is_done]
         failures: dict[str, str] = {}
         if waiting:
-            self.jobs = lambda: sum(not one.is_done for _, one in waiting)
-            self._start_slots()
-            self.view.say("confirmation on test")
-            failures = confirmation.confirm(self.hub, waiting, self.tracker)
+            jobs = self.slots.serve(lambda: sum(not run.is_done for _, run in waiting))
+            self.table.say("confirmation on test")
+            failures = runs.carry_out(runs.CONFIRMATION, jobs, waiting, self.tracker)
         return [
             confirmation.candidate(cell.name, assigned, cost)
             for cell, assigned, cost in work
-            if all(one.is_done for one in assigned)
+            if all(run.is_done for run in assigned)
         ], failures
 
-    def _crown(self, candidates: Sequence[Candidate]) -> list[registry.Registered]:
-        """The best probe of each task into the registry."""
-        self.view.say("registering the best probes")
+    def _best(self, cell: Cell, races: Mapping[str, Race]) -> Finalist | None:
+        """The cell's best recipe: of those that raced, else of the search."""
+        raced = races[cell.base.dataset].best_of(cell.name) if races else None
+        return raced or next(iter(self._ranked(cell)), None)
+
+    def _ranked(self, cell: Cell) -> list[Finalist]:
+        """The cell's recipes by the search, best first."""
+        return [
+            Finalist(cell, trial.params, trial.value or 0.0, trial.user_attrs["cost"])
+            for trial in ranking.by_score(self.studies.history(cell))
+        ]
+
+    def _confirmations(self, cell: Cell, best: Recipe) -> list[Assignment]:
+        folds = self.tasks[cell.base.dataset].folds
+        recipes = confirmation.recipes(best, seeds=self.plan.seeds, folds=folds)
+        return confirmation.assignments(cell, recipes, self.plan.folder, self.plan.micro_batch)
+
+    def _crown(self, candidates: Sequence[Candidate], races: Mapping[str, Race]) -> list[registry.Registered]:
+        """Registers the best probe of each task."""
+        self.table.say("registering the best probes")
         self.tracker.flush()
         crowned = []
         for dataset in dict.fromkeys(candidate.dataset for candidate in candidates):
             rivals = [candidate for candidate in candidates if candidate.dataset == dataset]
-            winner = selection.champion(rivals)
-            if not self.store.has_encoder(winner.best_run.recipe.stage):
-                self._start_slots()
-                confirmation.train_again(self.hub, winner.best_run)
-            crowned.append(registry.register(self.tracker, self.store, winner, selection.explain(winner, rivals)))
+            raced = races.get(dataset)
+            winner = selection.champion(rivals, raced)
+            if not self.store.has_encoder(winner.best_run.recipe.stage_key):
+                confirmation.train_again(self.slots.serve(lambda: 1), winner.best_run)
+            why, refit = selection.explain(winner, rivals, raced), None
+            if self.plan.refit:
+                refit = self._refit(winner)
+                score = refit.read_metrics()["test_score"]
+                why += f" Handed over: trained once more on train and valid, {score:.4f} on test."
+            crowned.append(registry.register(self.tracker, self.store, winner, why, race=raced, refit=refit))
         self._tidy(candidates)
         return crowned
 
+    def _refit(self, winner: Candidate) -> Assignment:
+        """The winner's best run once more on train and valid."""
+        cell = next(cell for cell in self.cells if cell.name == winner.cell)
+        recipe = winner.best_run.recipe.model_copy(update={"refit": True})
+        again = runs.REFIT.assignment(cell, recipe, self.plan.folder, self.plan.micro_batch)
+        if not again.is_done:
+            failures = runs.carry_out(runs.REFIT, self.slots.serve(lambda: 1), [(cell, again)], self.tracker)
+            if failures:
+                raise Halted(f"The champion could not be trained once more ({failures[again.key]}); leave out --refit.")
+            self.tracker.flush()
+        runs.settle(runs.REFIT, [cell], [again], self.tracker)
+        return again
+
     def _tidy(self, candidates: Sequence[Candidate]) -> None:
-        """Of the confirmed runs only each cell's best keeps its encoder: disk grows with cells, not with seeds."""
-        stages = {run.recipe.stage for candidate in candidates for run in candidate.runs}
-        self.store.keep_encoders({candidate.best_run.recipe.stage for candidate in candidates}, among=stages)
+        """Only the best confirmed run of each cell keeps its encoder: disk grows with cells, not with seeds."""
+        stages = {run.recipe.stage_key for candidate in candidates for run in candidate.runs}
+        self.store.keep_encoders({candidate.best_run.recipe.stage_key for candidate in candidates}, among=stages)
 
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
+        found = {candidate.cell: candidate for candidate in candidates}
         for cell in self.cells:
-            found = next((candidate for candidate in candidates if candidate.cell == cell.name), None)
-            if found is None:
-                self.tracker.end_cell(cell.name, "failed", {})
+            if cell.name not in found:
+                self.tracker.end_cell(cell.name, Outcome.FAILED, {})
                 continue
-            mean, deviation = found.test
-            numbers = {"valid_score": found.valid, "test_score": mean, "test_score_sd": deviation}
-            self.tracker.end_cell(cell.name, "complete", numbers)
-
-    def _start_slots(self) -> None:
-        """Ray, the hub and the pool, once and only if there is work."""
-        if self.hub is not None:
-            return
-        self.view.say("starting the slots")
-        shape = self.slots.enter_context(cluster.connected(self.plan))
-        self.hub = hub.start(patience_seconds=self.plan.patience_seconds)
-        count = cluster.slot_count(self.plan, shape, self.jobs())
-        self.pool = Pool(self.hub, trial.work, slots=count, shape=shape, storage=self.plan.folder / "train")
-        self.watch = Watch(
-            self.hub,
-            self.pool,
-            log=self.plan.folder / "hub.log",
-            wait_seconds=self.plan.wait_seconds,
-            room=cluster.room(self.plan, shape, lambda: self.jobs()),
-            resources=lambda: cluster.resources(shape),
-            halt=self._halt,
-        )
-        self.slots.callback(self._close_slots)
-
-    def _close_slots(self) -> None:
-        self.watch.close()
-        self.pool.close()
-        self.store.drop_leftovers()
+            mean, deviation = found[cell.name].test
+            numbers = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
+            self.tracker.end_cell(cell.name, Outcome.COMPLETE, numbers)

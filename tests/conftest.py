@@ -29,7 +29,7 @@ def local_ray() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}},
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent / "support"), "OMP_NUM_THREADS": "1"}},
         )
         yield
         ray.shutdown()

@@ -5,16 +5,17 @@ waveforms = audio.load(folder)                 # on a worker: nothing but the fo
 waveforms[clip.key]                            # int16, a view into the memory-mapped file
 """
 
-from audioconfit.audio.decoding import SAMPLE_RATE, SCALE, Unreadable, decode, duration
+from audioconfit.audio.decoders import Unreadable
+from audioconfit.audio.decoding import SAMPLE_RATE, SCALE, decode, duration, resample
 from audioconfit.audio.parts import to_int16
 from audioconfit.audio.preparing import prepare
-from audioconfit.audio.resampling import resample
-from audioconfit.audio.waveforms import Fault, Waveforms, load
+from audioconfit.audio.waveforms import Fault, Recordings, Waveforms, load
 
 __all__ = [
     "SAMPLE_RATE",
     "SCALE",
     "Fault",
+    "Recordings",
     "Unreadable",
     "Waveforms",
     "decode",

@@ -1,51 +1,142 @@
 """One clip from its file to 16 kHz mono float32."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import ceil
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
-import soundfile
+import soxr
 from jaxtyping import Float32
 from numpy import ndarray
 
-from audioconfit.audio.resampling import resample
+from audioconfit.audio import decoders
+from audioconfit.audio.decoders import Blocks, Source, Unreadable
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
 
 SAMPLE_RATE = 16_000
 SCALE = 32_768  # int16 / SCALE is the float waveform; 16-bit recordings at 16 kHz are kept bit by bit
 SHORTEST_SECONDS = 0.01  # no frame of anything fits; each backbone has its own, longer limit beside this one
-RATES = (1_000, 400_000)  # Hz; a header that says anything else is broken
-BLOCK_SAMPLES = 1 << 20  # read at once, over all channels: a header's length is a claim, not a size to allocate
+VERSION = 2  # of decoding: what is decoded otherwise than version 1 did counts as another recording
+QUIET = 2**-8  # -48 dBFS; int16 leaves 8 bits of such a peak, 1 or none of those of float recorders without gain
+CANCELLED = 1e-3  # of the channels' energy: their mean has less only where they are each other's opposite
 
 
-class Unreadable(Exception):  # noqa: N818
-    """A clip without usable audio; the message is the reason: empty, silent, too short, non-finite, not audio: ..."""
+@dataclass(frozen=True)
+class Decoded:
+    """A clip as 16 kHz mono in [-1, 1]."""
+
+    samples: Float32[ndarray, " samples"]
+    version: int  # of the way it was decoded: 1 where it gives the samples that it has always given
 
 
 def decode(clip: Clip) -> Float32[ndarray, " samples"]:
     """The clip, from `clip.start` to `clip.end`, at 16 kHz mono in [-1, 1]. Raises Unreadable.
 
     Channels are averaged. A recording that goes past full scale (float files, overshoot of lossy codecs and of the
-    resampling) is scaled down to fit and not clipped.
+    resampling) is scaled down to fit and not clipped; one that int16 would not hold, being finer and QUIET, is scaled
+    up. The scale is not kept: all encoders but WavLM base standardise each clip.
     """
-    with _opened(clip) as file:
-        samples, rate = _read(file, clip), file.samplerate
-    peak = _peak(samples)
+    return read(clip).samples
+
+
+def read(clip: Clip) -> Decoded:
+    """`decode`, and which version of decoding it took."""
+    return read_source(_source(clip), clip.start or 0.0, clip.end)
+
+
+def read_source(source: Source, start: float = 0.0, end: float | None = None) -> Decoded:
+    """A recording, a file or its bytes, from `start` to `end` seconds. Raises Unreadable."""
+    if not (source if isinstance(source, bytes) else source.stat().st_size):
+        raise Unreadable("empty")
+    try:
+        by_libsndfile = decoders.by_libsndfile(source)
+        return _by(decoders.libsndfile, source, start, end, 1) if by_libsndfile else _by_ffmpeg(source, start, end)
+    except Unreadable:
+        raise
+    except Exception:  # of whatever kind: a header that lies stops libsndfile and not FFmpeg
+        return _by_ffmpeg(source, start, end)
+
+
+def _by_ffmpeg(source: Source, start: float, end: float | None) -> Decoded:
+    try:
+        return _by(decoders.ffmpeg, source, start, end, VERSION)
+    except Unreadable:
+        raise
+    except Exception as error:  # what dozens of parsers raise is the clip's fault
+        raise Unreadable(f"not audio: {str(error).strip().rstrip('.') or type(error).__name__}") from error
+
+
+def _by(
+    decoder: Callable[[Source, float, float | None], Blocks],
+    source: Source,
+    start: float,
+    end: float | None,
+    version: int,
+) -> Decoded:
+    mono = _mono(decoder(source, start, end))
+    if mono.cancelled:  # one microphone's plug was wired the wrong way round
+        mono, version = _mono(decoder(source, start, end), channel=0), VERSION
+    stretches = mono.stretches
+    if not stretches:
+        raise Unreadable("empty")
+    peak = np.max([_peak(samples) for _, samples in stretches])
     if not np.isfinite(peak):
         raise Unreadable("non-finite")
     if peak == 0:
         raise Unreadable("silent")
-    if len(samples) < SHORTEST_SECONDS * rate:
-        raise Unreadable(f"too short: {len(samples) / rate:.4f} s")
-    samples = resample(samples, rate, SAMPLE_RATE)
+    length = sum(len(samples) / rate for rate, samples in stretches)
+    if length < SHORTEST_SECONDS:
+        raise Unreadable(f"too short: {length:.4f} s")
+    if any(rate != SAMPLE_RATE for rate, _ in stretches):
+        version = VERSION
+    samples = np.concatenate([resample(samples, rate, SAMPLE_RATE) for rate, samples in stretches])
     peak = _peak(samples)
     if not np.isfinite(peak):
         raise Unreadable("non-finite")
-    return samples / peak if peak > 1 else samples
+    if peak == 0:  # above the lower rate's Nyquist frequency, or too small for float32
+        raise Unreadable("silent")
+    if mono.fine and peak < QUIET and np.any(samples * SCALE != np.rint(samples * SCALE)):
+        samples, version = np.ldexp(samples, -np.frexp(peak)[1]), VERSION  # by a power of two: into [0.5, 1), exactly
+    return Decoded(samples / peak if peak > 1 else samples, version)
+
+
+@dataclass(frozen=True)
+class _Mono:
+    """A recording at its own rates, channels averaged or one of them taken."""
+
+    stretches: list[tuple[int, Float32[ndarray, " samples"]]]  # each of one rate
+    cancelled: bool  # the channels are each other's opposite, and their mean is next to nothing
+    fine: bool  # of more than 16 bits
+
+
+def _mono(blocks: Blocks, channel: int | None = None) -> _Mono:
+    stretches, mixed, energy, fine = [], 0.0, 0.0, False
+    for rate, group in groupby(blocks, key=itemgetter(0)):
+        parts = []
+        for _, block in group:
+            fine |= block.dtype != np.int16
+            scale = np.float32(1 / SCALE if block.dtype == np.int16 else 1)
+            alone = block.shape[1] == 1 or channel is not None
+            part = block[:, channel or 0].astype(np.float32) if alone else block.mean(axis=1, dtype=np.float32)
+            part *= scale
+            if not alone:
+                mixed += float(np.vdot(part, part))
+                floats = block.astype(np.float32).ravel() * scale
+                energy += float(np.vdot(floats, floats)) / block.shape[1]
+            parts.append(part)
+        stretches.append((rate, np.concatenate(parts) if len(parts) > 1 else parts[0]))
+    return _Mono(stretches, mixed < CANCELLED * energy, bool(fine))
+
+
+def resample(samples: Float32[ndarray, " in"], rate: int, target: int) -> Float32[ndarray, " out"]:
+    """`samples` at `rate` Hz as ceil(samples * target / rate) samples at `target` Hz, by soxr's HQ."""
+    if rate == target or not len(samples):
+        return samples
+    length = -(-len(samples) * target // rate)
+    resampled = soxr.resample(samples, rate, target, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))  # soxr rounds to the nearest length
 
 
 def _peak(samples: Float32[ndarray, " samples"]) -> np.float32:
@@ -56,64 +147,13 @@ def _peak(samples: Float32[ndarray, " samples"]) -> np.float32:
 def duration(clip: Clip) -> float:
     """Seconds by the recording's header, which is a claim; 0 where there is none."""
     try:
-        with _opened(clip) as file:
-            whole = file.frames / file.samplerate
+        whole = decoders.seconds(_source(clip))
     except Unreadable:
         return 0.0
     return max(0.0, min(whole, clip.end or whole) - (clip.start or 0.0))
 
 
-@contextmanager
-def _opened(clip: Clip) -> Iterator[soundfile.SoundFile]:
-    try:
-        with soundfile.SoundFile(_source(clip)) as file:
-            if not RATES[0] <= file.samplerate <= RATES[1]:
-                raise Unreadable(f"not audio: a sample rate of {file.samplerate} Hz")
-            yield file
-    except Unreadable:
-        raise
-    except Exception as error:  # of whatever kind: what half a dozen parsers raise is the clip's fault
-        raise Unreadable(f"not audio: {_reason(error, clip.path)}") from error
-
-
-def _source(clip: Clip) -> str | io.BytesIO:
+def _source(clip: Clip) -> Source:
     if clip.row is not None:
-        audio, _ = parquet.audio_bytes(clip.path, clip.row)
-        if not audio:
-            raise Unreadable("empty")
-        return io.BytesIO(audio)
-    if clip.path.stat().st_size == 0:
-        raise Unreadable("empty")
-    return str(clip.path)
-
-
-def _read(file: soundfile.SoundFile, clip: Clip) -> Float32[ndarray, " samples"]:
-    """The clip's stretch of an open file, channels averaged, read block by block until the data ends."""
-    first = round((clip.start or 0.0) * file.samplerate)
-    left = None if clip.end is None else round(clip.end * file.samplerate) - first
-    if first >= file.frames > 0:
-        raise Unreadable(f"empty: starts at {clip.start} s of {file.frames / file.samplerate:.3f} s")
-    if first:
-        file.seek(first)
-    step = ceil(BLOCK_SAMPLES / file.channels)
-    dtype = "int16" if file.subtype == "PCM_16" else "float32"  # numpy turns integers into floats faster
-    blocks = []
-    while left is None or left > 0:
-        block = file.read(step if left is None else min(step, left), dtype=dtype, always_2d=True)
-        if not len(block):
-            break
-        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
-        if len(block) < step:
-            break
-        left = None if left is None else left - len(block)
-    if not blocks:
-        raise Unreadable("empty")
-    samples = (np.concatenate(blocks) if len(blocks) > 1 else blocks[0]).astype(np.float32, copy=False)
-    return samples * np.float32(1 / SCALE) if dtype == "int16" else samples
-
-
-def _reason(error: Exception, path: Path) -> str:
-    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if path.suffix.lower() in (".m4a", ".aac", ".wma", ".mp4", ".webm"):
-        return f"{path.suffix} has no decoder here, convert it to FLAC or WAV"
-    return text.strip().rstrip(".") or type(error).__name__
+        return parquet.audio_bytes(clip.path, clip.row)[0]
+    return clip.path

@@ -22,8 +22,10 @@ import numpy as np
 from jaxtyping import Int16
 from numpy import ndarray
 
-from audioconfit.audio.decoding import SCALE, Unreadable, decode
-from audioconfit.audio.waveforms import clips_of, rows_of, write_whole
+from audioconfit import files
+from audioconfit.audio.decoders import Unreadable
+from audioconfit.audio.decoding import SCALE, Decoded, read, read_source
+from audioconfit.audio.waveforms import clips_of, rows_of
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
 
@@ -32,6 +34,7 @@ PATIENCE_SECONDS = 120.0  # for one clip; an hour of audio decodes in about one
 STARTING_SECONDS = 60.0  # for a process of its own to start in, on a busy machine
 PLAN = "plan.json"
 MISSING = "missing"
+Kept = tuple[Int16[ndarray, " samples"], int]  # the samples, and the version of decoding behind them
 
 
 def count_parts(clips: int) -> int:
@@ -74,45 +77,55 @@ def _decode_part(folder: Path, number: int, clips: Iterable[Clip], journal: int)
     begun = os.pread(journal, 1 << 16, 0)
     suspects = {int(word) for word in begun.split()}
     entries: list[list[Any]] = []
-    temporary = folder / f".{number:05d}.{os.getpid()}"
-    with temporary.open("wb") as out:
+    with files.whole(folder / f"{number:05d}.i16") as temporary, temporary.open("wb") as out:
         for place, clip in enumerate(clips):
             try:
                 if place in suspects:
-                    samples = _decode_alone(clip)
+                    samples, version = _decode_alone(clip)
                 else:
                     os.write(journal, f"{place}\n".encode())
-                    samples = _decode_in_time(clip)
+                    samples, version = _decode_in_time(clip)
                     os.ftruncate(journal, len(begun))
                 out.write(samples.tobytes())
-                entries.append([len(samples), digest(clip)])
+                entries.append([len(samples), digest(clip) + (f"-{version}" if version > 1 else "")])
             except Unreadable as fault:
                 os.ftruncate(journal, len(begun))
                 entries.append([str(fault)])
-    temporary.replace(folder / f"{number:05d}.i16")
-    write_whole(folder / f"{number:05d}.json", json.dumps(entries))
+    files.write(folder / f"{number:05d}.json", json.dumps(entries))
 
 
-def _decode_in_time(clip: Clip) -> Int16[ndarray, " samples"]:
+def _decode_in_time(clip: Clip) -> Kept:
     """Decode here. SIGALRM's default action ends the process where Python's handlers would wait for native code."""
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # someone else's alarm clock
-        return to_int16(clip)
+        return keep(clip)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
     try:
-        return to_int16(clip)
+        return keep(clip)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def to_int16(clip: Clip) -> Int16[ndarray, " samples"]:
-    """The decoded clip as it is kept."""
+def to_int16(recording: Path | bytes) -> Int16[ndarray, " samples"]:
+    """A recording, a file or its bytes, decoded as a corpus' clips are kept. Raises Unreadable."""
+    if isinstance(recording, Path) and not recording.is_file():
+        raise Unreadable(MISSING)
+    return _rounded(read_source(recording))
+
+
+def keep(clip: Clip) -> Kept:
+    """The decoded clip as it is kept, and the version of decoding behind it."""
     if not clip.path.is_file():
         raise Unreadable(MISSING)
-    samples = decode(clip) * np.float32(SCALE)
+    decoded = read(clip)
+    return _rounded(decoded), decoded.version
+
+
+def _rounded(decoded: Decoded) -> Int16[ndarray, " samples"]:
+    samples = decoded.samples * np.float32(SCALE)
     return np.minimum(np.rint(samples, out=samples), SCALE - 1, out=samples).astype(np.int16)
 
 
-def _decode_alone(clip: Clip) -> Int16[ndarray, " samples"]:
+def _decode_alone(clip: Clip) -> Kept:
     """Decode in a process of its own, whose crash or hang is the clip's fault."""
     with tempfile.NamedTemporaryFile(suffix=".i16") as out:
         command = worker_command("alone", json.dumps(rows_of([clip])), out.name)
@@ -125,7 +138,7 @@ def _decode_alone(clip: Clip) -> Int16[ndarray, " samples"]:
             raise Unreadable(f"not audio: crashes the decoder ({signal.Signals(-done.returncode).name})")
         if done.returncode:
             raise Unreadable(done.stderr.decode(errors="replace").strip().splitlines()[-1])
-        return np.fromfile(out.name, np.int16)
+        return np.fromfile(out.name, np.int16), int(done.stdout)
 
 
 def worker_command(*words: str) -> list[str]:

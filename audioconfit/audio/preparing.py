@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from audioconfit import files
 from audioconfit.audio.parts import (
     MISSING,
     PART_CLIPS,
@@ -28,11 +29,13 @@ from audioconfit.audio.parts import (
     worker_command,
     worker_environment,
 )
-from audioconfit.audio.waveforms import FORMAT, INDEX, SAMPLES, Waveforms, load, read_index, rows_of, write_whole
+from audioconfit.audio.waveforms import FORMAT, INDEX, SAMPLES, Waveforms, copies_of, load, read_index, rows_of
 from audioconfit.corpora.clips import Clip, Corpus
+from audioconfit.errors import InputError
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
 Map = Callable[[Callable[[int], int], Iterable[int]], Iterable[int]]  # a cluster's: yields results as they come
+FINGERPRINT = 1  # of the way it is made; a clip that is decoded otherwise than before says so in its digest
 ATTEMPTS = 5  # of a worker process that dies without finishing another part
 POLL_SECONDS = 0.05
 
@@ -49,7 +52,7 @@ def prepare(
 
     `workers` processes (default: the cores this process may use) on this machine, or whatever `map` does with
     map(function, part numbers): a cluster passes one that runs the function on its nodes, which see `folder` too.
-    ValueError if a class is left without audio; other faults are listed in the result.
+    InputError if a class is left without audio; other faults are listed in the result.
     """
     folder, stamps = folder.absolute(), _stamps(corpus)
     identity = _identity(corpus, stamps)
@@ -72,7 +75,7 @@ def _decode(
         shutil.rmtree(stale)
     (folder / INDEX).unlink(missing_ok=True)
     parts.mkdir(exist_ok=True)
-    write_whole(parts / PLAN, json.dumps(rows_of(corpus.clips)))  # anew: the recordings may have moved since a kill
+    files.write(parts / PLAN, json.dumps(rows_of(corpus.clips)))  # anew: the recordings may have moved since a kill
     total, count = len(corpus.clips), count_parts(len(corpus.clips))
     done = sum(PART_CLIPS for number in range(count) if read_part(parts, number) is not None)
     tell = progress or (lambda done, total: None)
@@ -89,17 +92,13 @@ def _decode(
 def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: str) -> None:
     """One file out of the parts, then the index."""
     entries: list[list[Any]] = []
-    temporary = folder / f".{SAMPLES}"
-    with temporary.open("wb") as out:
+    with files.whole(folder / SAMPLES) as temporary, temporary.open("wb") as out:
         for number in range(count):
             part = read_part(parts, number)
             if part is None:
                 raise RuntimeError(f"{corpus.name}: part {number} of {parts} was not prepared.")
             entries.extend(part)
             _append(parts / f"{number:05d}.i16", out)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(folder / SAMPLES)
     kept = [(clip, *entry) for clip, entry in zip(corpus.clips, entries, strict=True) if len(entry) == 2]
     faults = [(c.key, entry[0], c.labels) for c, entry in zip(corpus.clips, entries, strict=True) if len(entry) == 1]
     about = {
@@ -109,17 +108,20 @@ def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: s
         "generated": corpus.generated,
         "notes": corpus.notes,
     }
+    digests = [digest for _, _, digest in kept]
+    copies = copies_of([clip for clip, _, _ in kept], digests)
     index = {
         "format": FORMAT,
         "identity": identity,
-        "fingerprint": _fingerprint(corpus, [(clip, digest) for clip, _, digest in kept]),
+        "fingerprint": _fingerprint(corpus, [(clip, digest) for clip, _, digest in kept], copies),
+        "digests": digests,
         "corpus": about,
         "samples": sum(length for _, length, _ in kept),
         "lengths": [length for _, length, _ in kept],
         "clips": rows_of(clip for clip, _, _ in kept),
         "faults": faults,
     }
-    write_whole(folder / INDEX, json.dumps(index))
+    files.write(folder / INDEX, json.dumps(index))
 
 
 def _append(part: Path, out: IO[bytes]) -> None:
@@ -136,7 +138,7 @@ def _check_there(made: Waveforms, corpus: Corpus, stamps: dict[Path, tuple[int, 
     vanished = [clip for clip in corpus.clips if clip.key in missing and stamps[clip.path] is not None]
     if vanished:
         (folder / INDEX).unlink()
-        raise ValueError(f"{corpus.name}: {len(vanished)} recordings vanished on the way, such as {vanished[0].path}.")
+        raise InputError(f"{corpus.name}: {len(vanished)} recordings vanished on the way, such as {vanished[0].path}.")
 
 
 # --- is it there already? -----------------------------------------------------------------------------------------
@@ -174,9 +176,11 @@ def _identity(corpus: Corpus, stamps: dict[Path, tuple[int, int] | None]) -> str
     return hashlib.blake2b(json.dumps([about, said]).encode(), digest_size=16).hexdigest()
 
 
-def _fingerprint(corpus: Corpus, digests: list[tuple[Clip, str]]) -> str:
+def _fingerprint(corpus: Corpus, digests: list[tuple[Clip, str]], copies: Sequence[Sequence[str]]) -> str:
+    """`copies` only where there are any: earlier versions did not keep them on one side of a split."""
     said = sorted(json.dumps([*_said(clip), digest]) for clip, digest in digests)
-    return hashlib.blake2b(json.dumps([FORMAT, corpus.multi_label, said]).encode(), digest_size=16).hexdigest()
+    about = [FINGERPRINT, corpus.multi_label, said, *([sorted(map(sorted, copies))] if copies else [])]
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Waveforms: a prepared corpus. Every clip as 16 kHz mono int16 in one memory-mapped file, and an index beside it."""
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int16
@@ -14,9 +14,18 @@ from numpy import ndarray
 
 from audioconfit.audio.decoding import SAMPLE_RATE
 from audioconfit.corpora.clips import Clip, Corpus
+from audioconfit.errors import InputError
 
-FORMAT = 1  # of the store, and of the numbers in it: a change of decoding or resampling raises it
+FORMAT = 2  # of what prepare makes: a change of decoding or resampling raises it, and stores are made again
+OPENED = (1, FORMAT)  # laid out alike: whoever has nothing but a finished store goes on with it
 INDEX, SAMPLES = "index.json", "samples.i16"
+
+
+@runtime_checkable
+class Recordings(Protocol):
+    """Int16 samples by the clip's key: Waveforms, or a dict of a few recordings."""
+
+    def __getitem__(self, key: str, /) -> Int16[ndarray, " samples"]: ...
 
 
 @dataclass(frozen=True)
@@ -68,25 +77,27 @@ class Waveforms:
         return shorter
 
     def check_classes(self) -> None:
-        """ValueError if the faults took a class' last clip."""
+        """InputError if the faults took a class' last clip."""
         lost = sorted({label for fault in self.faults for label in fault.labels} - set(self.corpus.classes))
         if lost:
             reasons = [f"{fault.key} ({fault.reason})" for fault in self.faults if set(fault.labels) & set(lost)]
             shown = ", ".join(reasons[:5]) + (", ..." if len(reasons) > 5 else "")
-            raise ValueError(f"{self.corpus.name}: no clip of {', '.join(lost[:5])} holds audio: {shown}")
+            raise InputError(f"{self.corpus.name}: no clip of {', '.join(lost[:5])} holds audio: {shown}")
 
 
 def load(folder: Path) -> Waveforms:
-    """The finished store in `folder`; needs nothing but the folder. ValueError if it is unfinished or damaged."""
+    """The finished store in `folder`; needs nothing but the folder. InputError if it is unfinished or damaged."""
     index = read_index(folder)
     if index is None:
-        raise ValueError(f"{folder} holds no finished store of waveforms; prepare the corpus again.")
+        raise InputError(f"{folder} holds no finished store of waveforms; prepare the corpus again.")
     path, length = folder / SAMPLES, index["samples"]
     found = path.stat().st_size if path.exists() else 0
     if found != 2 * length:
-        raise ValueError(f"{path} has {found} bytes, its index says {2 * length}; remove {folder} and prepare again.")
+        raise InputError(f"{path} has {found} bytes, its index says {2 * length}; remove {folder} and prepare again.")
     samples = np.memmap(path, np.int16, mode="r") if length else np.zeros(0, np.int16)
-    corpus = Corpus(**{**index["corpus"], "notes": tuple(index["corpus"]["notes"])}, clips=clips_of(index["clips"]))
+    clips = clips_of(index["clips"])
+    copies = copies_of(clips, index.get("digests", ()))  # stores of earlier versions do not know
+    corpus = Corpus(**{**index["corpus"], "notes": tuple(index["corpus"]["notes"])}, clips=clips, copies=copies)
     offsets, first = {}, 0
     for clip, count in zip(corpus.clips, index["lengths"], strict=True):
         offsets[clip.key] = (first, count)
@@ -95,13 +106,27 @@ def load(folder: Path) -> Waveforms:
     return Waveforms(corpus, index["fingerprint"], faults, samples, offsets)
 
 
+def copies_of(clips: Sequence[Clip], digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The keys of recordings that are byte for byte the same, in files (or rows) of their own. Stretches of one file
+    are none: where these belong the corpus has said.
+    """
+    found: dict[str, list[Clip]] = defaultdict(list)
+    for clip, digest in zip(clips, digests, strict=False):
+        found[digest].append(clip)
+    return tuple(
+        tuple(clip.key for clip in same)
+        for same in found.values()
+        if len(same) > 1 and len({(clip.path, clip.row) for clip in same}) > 1
+    )
+
+
 def read_index(folder: Path) -> dict[str, Any] | None:
-    """The index of a finished store of today's format, or None. It is written last: where it stands, all stands."""
+    """The index of a finished store that can be opened, or None. It is written last: where it stands, all stands."""
     try:
         index = json.loads((folder / INDEX).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return index if index.get("format") == FORMAT else None
+    return index if index.get("format") in OPENED else None
 
 
 def rows_of(clips: Iterable[Clip]) -> list[list[Any]]:
@@ -115,13 +140,3 @@ def rows_of(clips: Iterable[Clip]) -> list[list[Any]]:
 def clips_of(rows: Iterable[list[Any]]) -> tuple[Clip, ...]:
     """The clips of `rows_of`."""
     return tuple(Clip(key, Path(path), tuple(labels), *others) for key, path, labels, *others in rows)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name, make it durable, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from audioconfit.audio.decoding import Unreadable
-from audioconfit.audio.parts import prepare_part, to_int16
+from audioconfit.audio.decoders import Unreadable
+from audioconfit.audio.parts import keep, prepare_part
 from audioconfit.audio.waveforms import clips_of
 
 
@@ -16,12 +16,14 @@ def main(task: str, *words: str) -> None:
         folder, (parts, workers, own, parent) = Path(words[0]), map(int, words[1:])
         for number in range(own, parts, workers):
             if os.getppid() != parent:
-                sys.exit("the process that asked for this is gone")
+                sys.exit("The process that started this one has ended.")
             prepare_part(folder, number)
     else:
         (clip,) = clips_of(json.loads(words[0]))
         try:
-            to_int16(clip).tofile(words[1])
+            samples, version = keep(clip)
+            samples.tofile(words[1])
+            print(version)
         except Unreadable as fault:
             sys.exit(str(fault))
 

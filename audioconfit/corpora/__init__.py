@@ -1,10 +1,12 @@
 """Corpora: which clips exist, what they are called and who speaks in them. Reads names and tables, opens no audio."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from audioconfit.corpora import emodb, esc50, gtzan, mswc, own, timit
 from audioconfit.corpora.clips import Clip, Corpus
 from audioconfit.corpora.sources import Source
+from audioconfit.errors import InputError
 
 __all__ = ["CORPORA", "Clip", "Corpus", "Source", "load"]
 
@@ -18,36 +20,37 @@ COMPLETE = 0.9  # a copy with a smaller part of the clips is refused: scores on 
 def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Corpus:
     """A known corpus by its name, found below the folder `data`, or own data by its path (or its name below `data`).
 
-    ValueError: an unknown name, a corpus that is not there, and one that is clearly not all there unless
+    InputError: an unknown name, a corpus that is not there, and one that is clearly not all there unless
     `allow_incomplete`; the message says what was looked for and where the corpus comes from.
     """
     source = CORPORA.get(name_or_path.lower())
     if source is not None:
         corpus = source.find(data)
         if corpus is None:
-            raise ValueError(_missing(source, data))
+            raise InputError(_missing(source, data))
         if not allow_incomplete:
             check_complete(corpus)
         return corpus
     for path in (Path(name_or_path).expanduser(), data / name_or_path):
         if path.exists():
-            return own.parse(path)
+            corpus = own.parse(path)
+            return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
     if Path(name_or_path).suffix.lower() in own.MANIFEST_SUFFIXES or "/" in name_or_path:
-        raise ValueError(f"There is no folder or manifest {name_or_path}.")
-    raise ValueError(
+        raise InputError(f"There is no folder or manifest {name_or_path}.")
+    raise InputError(
         f"Unknown corpus {name_or_path!r}; choose one of {', '.join(sorted(CORPORA))}, "
         "or give the path of your own data (a folder per class, or a manifest with the columns path,label)."
     )
 
 
 def check_complete(corpus: Corpus) -> None:
-    """ValueError if a known corpus lacks a tenth of its clips, or a class. Generated stand-ins pass."""
+    """InputError if a known corpus lacks a tenth of its clips, or a class. Generated stand-ins pass."""
     source = CORPORA.get(corpus.name)
     if source is None or corpus.generated:
         return
     if len(corpus.clips) < COMPLETE * source.clip_count or len(corpus.classes) < source.class_count:
         where = f" in {corpus.folder}" if corpus.folder else ""
-        raise ValueError(
+        raise InputError(
             f"{source.title}{where} is incomplete: {len(corpus.clips)} of {source.clip_count} clips, "
             f"{len(corpus.classes)} of {source.class_count} classes. Complete it ({source.how}), "
             "or pass --allow-incomplete to work on what is there."

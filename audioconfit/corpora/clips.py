@@ -1,10 +1,13 @@
 """Clip and Corpus: what the files of a corpus say, before any of them is opened."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from audioconfit.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 SPLIT_SPELLINGS = {
@@ -15,7 +18,23 @@ SPLIT_SPELLINGS = {
 AUDIO_SUFFIXES = {
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".au", ".snd", ".sph", ".nist", ".aif", ".aiff", ".aifc"),
     *(".caf", ".w64", ".rf64", ".voc", ".wve"),
-    *(".m4a", ".aac", ".wma", ".mp4", ".webm"),  # not decoded here: listed to be reported, not passed over
+    *(
+        ".wave",
+        ".m4a",
+        ".aac",
+        ".wma",
+        ".mp4",
+        ".webm",
+        ".amr",
+        ".3gp",
+        ".3gpp",
+        ".mpga",
+        ".mp2",
+        ".ac3",
+        ".mka",
+        ".wv",
+    ),
+    *(".ape", ".tta", ".spx", ".m4b"),
 }
 
 
@@ -36,9 +55,9 @@ class Clip:
 
     @property
     def label(self) -> str:
-        """The only label; ValueError in a multi-label corpus' clip with another number of them."""
+        """The only label; InputError in a multi-label corpus' clip with another number of them."""
         if len(self.labels) != 1:
-            raise ValueError(f"Clip {self.key} has {len(self.labels)} labels {self.labels}, not one.")
+            raise InputError(f"Clip {self.key} has {len(self.labels)} labels {self.labels}, not one.")
         return self.labels[0]
 
 
@@ -53,11 +72,12 @@ class Corpus:
     generated: bool = False  # our synthesiser's stand-in, not the recordings
     folder: Path | None = None  # where it was found
     notes: tuple[str, ...] = ()  # sentences that a reader of results should know
+    copies: tuple[tuple[str, ...], ...] = ()  # keys of recordings that are byte for byte the same, known once prepared
 
     def __post_init__(self) -> None:
         twice = [key for key, count in Counter(clip.key for clip in self.clips).items() if count > 1]
         if twice:
-            raise ValueError(f"Corpus {self.name} lists {len(twice)} clips more than once, the first is {twice[0]}.")
+            raise InputError(f"Corpus {self.name} lists {len(twice)} clips more than once, the first is {twice[0]}.")
         if not self.multi_label:
             for clip in self.clips:
                 clip.label  # noqa: B018  (raises unless there is exactly one)
@@ -75,15 +95,26 @@ class Corpus:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every audio file below `folder`, sorted by its path there; hidden files and folders are passed over."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    """Every audio file below `folder`, sorted by its path there."""
+    found = [path for path in visible_files(folder) if path.suffix.lower() in AUDIO_SUFFIXES]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Every file below `folder` but hidden ones, also behind links; not a folder again below itself."""
+    return _visible_files(folder, above=frozenset())
+
+
+def _visible_files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for name in sorted(os.listdir(folder)):
+        path = Path(folder, name)
+        if path.is_dir() and not name.startswith((".", "__MACOSX")):
+            yield from _visible_files(path, above | {real})
+        elif not name.startswith(".") and path.is_file():
+            yield path
 
 
 def split_name(word: str) -> str | None:

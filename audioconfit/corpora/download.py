@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from audioconfit.corpora import CORPORA
 from audioconfit.corpora.sources import Archive, Hub, Source
+from audioconfit.errors import InputError
 
 Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
@@ -47,20 +48,20 @@ class Remote:
 def fetch(name: str, data: Path, *, progress: Progress | None = None) -> Path:
     """Bring corpus `name` into its folder below `data`; the folder. Does nothing if the corpus is there.
 
-    ValueError: an unknown corpus, one that cannot be fetched, a checksum that differs, an archive whose members would
+    InputError: an unknown corpus, one that cannot be fetched, a checksum that differs, an archive whose members would
     leave its folder, no room on the disk. ConnectionError: the network failed several times; the next call goes on.
     """
     if name not in CORPORA:
-        raise ValueError(f"Unknown corpus {name!r}; choose one of {', '.join(sorted(CORPORA))}.")
+        raise InputError(f"Unknown corpus {name!r}; choose one of {', '.join(sorted(CORPORA))}.")
     source = CORPORA[name]
     if source.download is None:
-        raise ValueError(f"{source.title} cannot be downloaded: {source.how}: {data / source.folders[0]}.")
+        raise InputError(f"{source.title} cannot be downloaded: {source.how}: {data / source.folders[0]}.")
     there = source.find(data)
     if there is not None and there.folder is not None:
         return there.folder
     place = data / source.folders[0]
     if place.exists() and any(place.iterdir()):
-        raise ValueError(f"{place} exists and does not hold {source.title}; move it away or fill it by hand.")
+        raise InputError(f"{place} exists and does not hold {source.title}; move it away or fill it by hand.")
     unfinished = data / f".{source.name}.partial"
     unfinished.mkdir(parents=True, exist_ok=True)
     with (unfinished / "lock").open("w") as lock:
@@ -88,7 +89,7 @@ def _fetch(source: Source, remote: Archive | Hub, unfinished: Path, place: Path,
         _check_room(unfinished, sum(file.size for file in files))
         _fetch_all(files, progress)
     if source.parse(content) is None:
-        raise ValueError(f"What came from {remote} does not hold {source.title} as {source.layout}; see {content}.")
+        raise InputError(f"What came from {remote} does not hold {source.title} as {source.layout}; see {content}.")
     if place.exists():
         place.rmdir()
     content.replace(place)
@@ -109,7 +110,7 @@ def _listed(hub: Hub, folder: Path) -> list[Remote]:
     matching = [path for path in files if any(fnmatch(path, pattern) for pattern in hub.patterns)]
     if not matching:
         shown = ", ".join(list(files)[:10])
-        raise ValueError(f"Data set {hub.repository} has no file like {' or '.join(hub.patterns)}; it has {shown}.")
+        raise InputError(f"Data set {hub.repository} has no file like {' or '.join(hub.patterns)}; it has {shown}.")
     for path in matching:
         _check_inside(path)
     start = f"{_hub()}/datasets/{hub.repository}/resolve/main"
@@ -173,7 +174,7 @@ def _fetch_file(file: Remote, progress: Progress) -> None:
         found = _sha256(part)
         if found != file.sha256:
             part.unlink()
-            raise ValueError(f"{file.url} arrived with sha256 {found}, expected {file.sha256}; it was removed.")
+            raise InputError(f"{file.url} arrived with sha256 {found}, expected {file.sha256}; it was removed.")
     part.replace(file.path)
 
 
@@ -223,14 +224,14 @@ def _sha256(path: Path) -> str:
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ValueError(f"{folder} has {free / 1e9:.1f} GB free; this download takes {needed / 1e9:.1f} GB.")
+        raise InputError(f"{folder} has {free / 1e9:.1f} GB free; this download takes {needed / 1e9:.1f} GB.")
 
 
 # --- archives -----------------------------------------------------------------------------------------------------
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar file into `folder`. ValueError if a member would land outside, or the archive is broken."""
+    """Unpack a zip or tar file into `folder`. InputError if a member would land outside, or the archive is broken."""
     folder.mkdir(parents=True)
     try:
         if zipfile.is_zipfile(archive):
@@ -242,15 +243,15 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as packed:
                 packed.extractall(folder, filter=_inside)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{archive.name} is broken or unsafe: {error}") from error
+        raise InputError(f"{archive.name} is broken or unsafe: {error}") from error
 
 
 def _check_inside(name: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"The archive's member {name!r} would be written outside its folder; nothing was kept.")
+        raise InputError(f"The archive's member {name!r} would be written outside its folder; nothing was kept.")
 
 
-def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+def _inside(member: tarfile.TarInfo, folder: str | Path) -> tarfile.TarInfo | None:
     _check_inside(member.name)
-    return tarfile.data_filter(member, folder)  # refuses links and devices that lead outside
+    return tarfile.data_filter(member, str(folder))  # refuses links and devices that lead outside

@@ -53,8 +53,16 @@ def _copied(folder: Path) -> Iterator[Clip]:
             next((row.values[n] for n in names if row.values.get(n) is not None), None) for names in COLUMNS
         )
         label = next((name for name in EMOTIONS.values() if name in str(emotion).lower()), None)
-        if speaker is not None and label is not None:
-            yield Clip(row.key, row.path, (label,), group=f"{int(speaker):02d}", row=row.number)
+        if label is not None and (number := _number(speaker)) is not None:
+            yield Clip(row.key, row.path, (label,), group=f"{number:02d}", row=row.number)
+
+
+def _number(speaker: object) -> int | None:
+    """The number of a speaker as a table writes it: 3, 3.0, "03"; None where it is no number."""
+    try:
+        return int(float(str(speaker)))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _clip(file_name: str, key: str, path: Path, row: int | None = None) -> Clip:

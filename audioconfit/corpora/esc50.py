@@ -1,12 +1,17 @@
-"""ESC-50 (Piczak 2015): 2000 five-second clips of fifty environmental sounds, in five folds that share no source."""
+"""ESC-50 (Piczak 2015): 2000 five-second clips of fifty environmental sounds, in five folds.
+
+The folds were meant to share no source recording. In the official table four sources lie in two folds each.
+"""
 
 import csv
 import re
+from collections import defaultdict
 from pathlib import Path
 
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip, Corpus
 from audioconfit.corpora.sources import Archive, Source, first_folder
+from audioconfit.errors import InputError
 
 NAME = re.compile(r"(?P<fold>[1-5])-(?P<source>\d+)-[A-Z]-\d+")
 
@@ -15,13 +20,28 @@ def parse(folder: Path) -> Corpus | None:
     """ESC-50 from `folder`/meta/esc50.csv and audio/ (or one folder further down), or from a Parquet copy."""
     root = next((path for path in (folder, *sorted(folder.glob("*"))) if (path / "meta" / "esc50.csv").is_file()), None)
     clips = _native(folder, root) if root else _copied(folder)
-    return Corpus("esc50", tuple(clips), protocol="official_folds") if clips else None
+    return Corpus("esc50", tuple(clips), protocol="official_folds", notes=_notes(clips)) if clips else None
+
+
+def _notes(clips: list[Clip]) -> tuple[str, ...]:
+    folds: dict[str, set[int]] = defaultdict(set)
+    for clip in clips:
+        assert clip.group is not None
+        assert clip.fold is not None
+        folds[clip.group].add(clip.fold)
+    shared = [f"{source} ({', '.join(map(str, sorted(of)))})" for source, of in sorted(folds.items()) if len(of) > 1]
+    if not shared:
+        return ()
+    return (
+        f"{len(shared)} source recordings lie in two of the official folds: {', '.join(shared)}. The folds stand as "
+        "they are; --protocol source_disjoint_folds moves each source into one fold.",
+    )
 
 
 def _native(folder: Path, root: Path) -> list[Clip]:
     audio = first_folder(root, "audio")
     present = {path.name for path in audio.iterdir()} if audio else set()
-    with (root / "meta" / "esc50.csv").open(newline="") as table:
+    with (root / "meta" / "esc50.csv").open(newline="", encoding="utf-8-sig") as table:
         rows = [row for row in csv.DictReader(table) if row["filename"] in present]
     return [
         _clip(row["filename"], row["category"], (path := root / "audio" / row["filename"]), _key(folder, path), None)
@@ -38,7 +58,8 @@ def _copied(folder: Path) -> list[Clip]:
         _clip(row.file_name, str(label), row.path, row.key, row.number)
         for row in parquet.rows(folder)
         if NAME.fullmatch(Path(row.file_name).stem)
-        and (label := next((row.values[name] for name in ("category", "label") if row.values.get(name)), None))
+        and (label := next((v for name in ("category", "label") if (v := row.values.get(name)) is not None), None))
+        is not None
     ]
 
 
@@ -47,7 +68,7 @@ def _clip(file_name: str, category: str, path: Path, key: str, row: int | None) 
     name = Path(file_name).stem
     match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"ESC-50's table lists {file_name!r}, which is not named FOLD-SOURCE-TAKE-TARGET.")
+        raise InputError(f"ESC-50's table lists {file_name!r}, which is not named FOLD-SOURCE-TAKE-TARGET.")
     return Clip(key, path, (category,), group=match["source"], fold=int(match["fold"]), row=row, name=name)
 
 

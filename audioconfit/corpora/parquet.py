@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audioconfit.corpora.clips import split_name
+from audioconfit.errors import InputError
 
 INNER_PATH = "audio's own path"  # what the audio struct calls the recording, as a column beside the labels
 
@@ -79,11 +80,11 @@ def audio_column(schema: pa.Schema) -> str | None:
 
 
 def schema(path: Path) -> pa.Schema:
-    """The schema of a Parquet or Arrow file; ValueError with the file's name where it is neither."""
+    """The schema of a Parquet or Arrow file; InputError with the file's name where it is neither."""
     try:
         return _stream(path).schema if path.suffix == ".arrow" else pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is no readable {path.suffix[1:]} file: {error}") from None
+        raise InputError(f"{path} is no readable {path.suffix[1:]} file: {error}") from None
 
 
 def _stream(path: Path) -> pa.RecordBatchStreamReader:
@@ -145,7 +146,7 @@ def _audio_column(path: Path, group: int) -> tuple[int, pa.ChunkedArray]:
     """The first row of a group and its audio column."""
     audio = audio_column(schema(path))
     if audio is None:
-        raise ValueError(f"{path} has no audio column.")
+        raise InputError(f"{path} has no audio column.")
     first = _group_starts(path)[group]
     if path.suffix == ".arrow":
         batch = next(batch for i, batch in enumerate(_stream(path)) if i == group)

@@ -1,18 +1,20 @@
 """Encoders: pre-trained backbones that turn a waveform into one embedding. The only importer of transformers.
 
 Here: which backbones exist, and how to get one. Where weights come from is in weights.py, the forward pass in
-encoder.py, our own small backbones and their model cards in pretrained/, where the training of these starts in
-blank.py; chunks and the extraction of features are in audioconfit/features.py.
+encoder.py, our own small backbones and their model cards in pretrained/ (their training is audioconfit/pretraining);
+chunks and the extraction of features are in audioconfit/features.py.
 """
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from audioconfit.encoders import weights
+from audioconfit.encoders import encoder, weights
 from audioconfit.encoders.encoder import Encoder
+from audioconfit.errors import InputError
 
-__all__ = ["BACKBONES", "Backbone", "Encoder", "backbone", "load"]
+__all__ = ["BACKBONES", "Backbone", "Encoder", "backbone", "load", "receptive_field"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def backbone(name: str) -> Backbone:
         return BACKBONES[name]
     if (name and Path(name).is_dir()) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return Backbone(name, source=name)
-    raise ValueError(
+    raise InputError(
         f"Unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, a hub id such as facebook/wav2vec2-large, "
         f"or the path of an existing folder with config.json and model.safetensors."
     )
@@ -65,7 +67,7 @@ def backbone(name: str) -> Backbone:
 def fingerprint(name: str) -> str:
     """What tells a backbone's weights from others under the same name, fetched if need be, without loading them.
 
-    The content hash of a folder, the hub's commit of a downloaded one, "" for seeded random ones. ValueError:
+    The content hash of a folder, the hub's commit of a downloaded one, "" for seeded random ones. InputError:
     weights that cannot be had; better now than in the middle of a sweep.
     """
     known = backbone(name)
@@ -80,16 +82,27 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
 
     `seed` draws the weights that no file holds: all those of the random backbones. `spec_augment` and `layer_drop`
     switch on what the backbone's configuration does in training mode, with its own probabilities; SpecAugment then
-    draws from NumPy's global generator. ValueError: an unknown name, an architecture other than the three, weights that
+    draws from NumPy's global generator. InputError: an unknown name, an architecture other than the three, weights that
     cannot be had, are damaged or do not fit.
     """
     known = backbone(name)
     if known.source.startswith("random:"):
-        model, normalise = weights.tiny(known.source.removeprefix("random:"), seed=seed), None
+        model, normalise = weights.random(known.source.removeprefix("random:"), seed=seed), None
     else:
         folder = _folder(known) or weights.download(known.source)
         model, normalise = weights.read(folder, seed=seed), weights.normalises(folder)
     return Encoder(name, model, normalise=normalise, spec_augment=spec_augment, layer_drop=layer_drop).eval()
+
+
+@lru_cache(maxsize=64)
+def receptive_field(name: str) -> int:
+    """Samples that a backbone's first frame takes; shorter clips cannot be embedded. Loads and downloads no weights."""
+    known = backbone(name)
+    if known.source.startswith("random:"):
+        config = weights.small(known.source.removeprefix("random:"))
+    else:
+        config = weights.configuration(_folder(known) or weights.downloaded(known.source))
+    return encoder.receptive_field(config.conv_kernel, config.conv_stride)
 
 
 def _folder(known: Backbone) -> Path | None:

@@ -2,21 +2,29 @@
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
+from audioconfit import files
 from audioconfit.audio import SAMPLE_RATE
-from audioconfit.encoders.layers import GatedAttention, ValidGroupNorm, at_least_float32, standardise
+from audioconfit.encoders.layers import (
+    GatedAttention,
+    ValidGroupNorm,
+    at_least_float32,
+    convolve_on_gpu,
+    standardise,
+)
 from audioconfit.encoders.weights import quiet
+from audioconfit.errors import InputError
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -45,7 +53,7 @@ class Encoder(nn.Module):
         self.name = name
         self.model = model
         self.dim = int(config.hidden_size)
-        self.receptive_field = _receptive_field(config.conv_kernel, config.conv_stride)
+        self.receptive_field = receptive_field(config.conv_kernel, config.conv_stride)
         # So say the preprocessor_config.json files on the hub: all but wavlm-base and wavlm-base-plus.
         by_architecture = config.model_type != "wavlm" or config.feat_extract_norm == "layer"
         self.normalise = by_architecture if normalise is None else normalise
@@ -58,6 +66,10 @@ class Encoder(nn.Module):
 
         # No gradient towards the waveform, which nobody reads; the weights still train. Exact, and cheaper.
         setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010
+        # The same mask as transformers' own, which puts a number from the CPU into a tensor of the GPU and waits.
+        setattr(model, "_get_feature_vector_attention_mask", partial(_valid_frames, config))  # noqa: B010
+        positional: Any = model.get_submodule("encoder.pos_conv_embed.conv")
+        setattr(positional, "forward", partial(convolve_on_gpu, positional))  # noqa: B010  (its class is weight_norm's)
         for module in model.modules():
             # Only the class changes, not the parameters and their names: checkpoints remain transformers' own.
             if isinstance(module, nn.GroupNorm):
@@ -72,7 +84,7 @@ class Encoder(nn.Module):
 
         `lengths` None: every row is full, nothing is masked. Else the samples of each row that count: normalisation,
         GroupNorm, attention and the mean leave the padding out, and an embedding is that of the row alone, to 2e-6.
-        ValueError: a row shorter than the receptive field; with SpecAugment, chunks shorter than what it masks.
+        InputError: a row shorter than the receptive field; with SpecAugment, chunks shorter than what it masks.
         """
         self._check(waveforms, lengths)
         if lengths is None:
@@ -88,33 +100,41 @@ class Encoder(nn.Module):
         return hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames
 
     def frame_count(self, samples: Count) -> Count:
-        """Frames of so many samples (one receptive field or more): (n - 400) // 320 + 1 in the real backbones."""
+        """Frames of a row of n samples, one receptive field or more: (n - 400) // 320 + 1 in the real backbones."""
         return _steps(samples, self.model.config.conv_kernel, self.model.config.conv_stride)
 
     def save(self, folder: Path) -> None:
-        """Into a folder that `encoders.load(str(folder))` and transformers read; each file is renamed into place."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        """Into a folder that `encoders.load(str(folder))` and transformers read. Each file is written whole, the
+        weights last.
+        """
+        self.save_configuration(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
             with quiet():
-                self.model.save_pretrained(temporary)
-            _write_json(Path(temporary) / "config.json", self._backbone_config())
-            _write_json(Path(temporary) / "preprocessor_config.json", self._preprocessor_config())
-            for file in Path(temporary).iterdir():
-                os.replace(file, folder / file.name)
+                self.model.save_pretrained(made)
+            for file in Path(made).glob("*.safetensors*"):
+                with files.whole(folder / file.name) as temporary:
+                    file.replace(temporary)
+
+    def save_configuration(self, folder: Path) -> None:
+        """All but the weights."""
+        files.write(folder / "config.json", _as_json(self._backbone_config()))
+        files.write(folder / "preprocessor_config.json", _as_json(self._preprocessor_config()))
 
     def _check(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> None:
         samples = waveforms.shape[1]
         shortest = samples
-        if lengths is not None and not torch.compiler.is_compiling():  # reading a length would cut the graph in two
+        # Reading a length would cut a compiled graph in two, and make the CPU wait for a GPU: `training.fit` and
+        # `features.extract` have looked before they come here.
+        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
             shortest = int(lengths.min())
         if shortest < self.receptive_field:
-            raise ValueError(
+            raise InputError(
                 f"{self.name} cannot embed {shortest} samples: one frame takes {self.receptive_field}. "
                 f"Leave shorter clips out, or pad them."
             )
         config = self.model.config
         if self.training and config.apply_spec_augment and self.frame_count(samples) < config.mask_time_length:
-            raise ValueError(
+            raise InputError(
                 f"SpecAugment masks {config.mask_time_length} frames at a time, and a chunk of {samples} samples has "
                 f"only {self.frame_count(samples)}; use longer chunks, or leave SpecAugment off."
             )
@@ -154,12 +174,20 @@ def _steps(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Co
     return samples
 
 
-def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+def _valid_frames(
+    config: PreTrainedConfig, frames: int, valid: Int[Tensor, "batch samples"], add_adapter: bool | None = None
+) -> Bool[Tensor, "batch frames"]:
+    counts = _steps(valid.sum(dim=1), config.conv_kernel, config.conv_stride)
+    return torch.arange(frames, device=valid.device) < counts[:, None]
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Samples that one frame of unpadded convolutions sees."""
     samples = 1
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         samples = (samples - 1) * stride + kernel
     return samples
 
 
-def _write_json(file: Path, content: dict[str, object]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+def _as_json(content: dict[str, object]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"

@@ -31,6 +31,45 @@ class ValidGroupNorm(nn.GroupNorm):
         return torch.addcmul(self.bias[:, None], centred * torch.rsqrt(variance + self.eps), self.weight[:, None])
 
 
+def convolve_on_gpu(
+    convolution: nn.Conv1d, input: Float[Tensor, "batch channels time"]
+) -> Float[Tensor, "batch channels steps"]:
+    """What the convolution gives, on a GPU through the Fourier transform: for the positional convolution, 128 taps over
+    groups of 48 channels, where cuDNN finds no kernel for tensor cores. Forward and backward of 64 clips of 4 s on an
+    H200: 2.4 ms instead of 17.5 in bf16 and 22.8 in float32, and 0.9 GiB instead of up to 33.
+
+    Computed in float32 (float64 for float64) also under autocast.
+    """
+    if not input.is_cuda:
+        return nn.Conv1d.forward(convolution, input)
+    with torch.autocast(input.device.type, enabled=False):
+        found = fourier_convolution(
+            at_least_float32(input),
+            at_least_float32(convolution.weight),
+            padding=int(convolution.padding[0]),
+            groups=convolution.groups,
+        )
+        if convolution.bias is not None:
+            found = found + convolution.bias[:, None]
+    return found.to(torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else input.dtype)
+
+
+def fourier_convolution(
+    input: Float[Tensor, "batch channels time"],
+    weight: Float[Tensor, "out channels_per_group taps"],
+    *,
+    padding: int,
+    groups: int,
+) -> Float[Tensor, "batch out steps"]:
+    """F.conv1d of stride 1 as products of spectra, a matrix product per group and frequency."""
+    steps = input.shape[-1] + 2 * padding - weight.shape[-1] + 1
+    size = -(-(input.shape[-1] + 2 * padding) // 64) * 64  # no output wraps around, and the transform is quick
+    rows = F.pad(input, (padding, padding)).unflatten(1, (groups, -1))
+    signal, taps = torch.fft.rfft(rows, size), torch.fft.rfft(weight.unflatten(0, (groups, -1)), size)
+    product = torch.einsum("bgit,goit->bgot", signal, taps.conj())  # conj: a correlation, as conv1d is
+    return torch.fft.irfft(product, size)[..., :steps].flatten(1, 2)
+
+
 class GatedAttention(WavLMAttention):
     """WavLM's attention (Chen et al. 2022, equations 3 to 7) through scaled_dot_product_attention.
 
@@ -56,6 +95,13 @@ class GatedAttention(WavLMAttention):
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
+
+    def compute_bias(self, query_length: int, key_length: int) -> Float[Tensor, "heads query key"]:
+        # On the weights' device. Some releases of transformers find the buckets on the CPU, and the copy waits.
+        device = self.rel_attn_embed.weight.device
+        rows, columns = (torch.arange(length, device=device) for length in (query_length, key_length))
+        bias: Tensor = self.rel_attn_embed(self._relative_positions_bucket(columns - rows[:, None]))
+        return bias.permute(2, 0, 1)
 
     def _heads(self, hidden: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch heads time head_dim"]:
         return hidden.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

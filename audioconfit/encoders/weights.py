@@ -1,4 +1,6 @@
-"""Weights: seeded tiny ones, a hub repository's, a folder's. No code that comes with them runs; none fits them half."""
+"""Weights: random ones drawn from a seed, a hub repository's, a folder's. Runs no code from a checkpoint and refuses
+partial matches.
+"""
 
 import contextlib
 import hashlib
@@ -21,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from audioconfit import randomness
 from audioconfit.audio import SAMPLE_RATE
+from audioconfit.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -30,9 +33,9 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
 }
 
-# 0.1 M parameters, and 320 samples a frame like the real ones: a training step of 56 x 1 s takes 80 ms on one core.
-# No dropout: so small a network underfits as it is.
-TINY: dict[str, Any] = {
+# The shape of the *-random backbones: 0.1 M parameters, and 320 samples a frame like the real ones. A training step of
+# 56 x 1 s takes 80 ms on one core. No dropout: so small a network underfits as it is.
+SMALL: dict[str, Any] = {
     "conv_dim": (32, 32, 32, 32),
     "conv_kernel": (20, 8, 4, 4),
     "conv_stride": (10, 4, 4, 2),
@@ -49,11 +52,36 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
+def small(architecture: str, **config: Any) -> PreTrainedConfig:
+    """The shape of a random backbone; `config` overrides it."""
+    return ARCHITECTURES[architecture][0](**SMALL | config)
+
+
+def configuration(folder: Path | None) -> PreTrainedConfig:
+    """The shape of the backbone in a folder; None, a hub repository that is not here yet: the published base models'.
+
+    InputError where the architecture is another.
+    """
+    if folder is None:
+        return transformers.Wav2Vec2Config()
+    settings = _read_json(folder / "config.json")
+    if (architecture := settings.get("model_type")) not in ARCHITECTURES:
+        raise InputError(f"{folder} holds a {architecture!r} model; choose one of {', '.join(ARCHITECTURES)}.")
+    # Some files on the hub have it on: a step then costs a second forward pass, which `micro_batch` buys where needed.
+    settings.pop("gradient_checkpointing", None)
+    return ARCHITECTURES[architecture][0](**settings)
+
+
+def downloaded(source: str) -> Path | None:
+    """The cached snapshot of a hub repository, without asking the hub."""
+    file = huggingface_hub.try_to_load_from_cache(source, "config.json")
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def random(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
     """A small random backbone with the same weights on every machine; `config` overrides its shape."""
-    config_class, model_class = ARCHITECTURES[architecture]
     with randomness.private(seed, 0, CPU):  # transformers draws from the global streams
-        model = model_class(config_class(**TINY | config))
+        model = ARCHITECTURES[architecture][1](small(architecture, **config))
     # wav2vec2 and HuBERT are one network: of one seed they would be two names for the same backbone.
     generator = torch.Generator().manual_seed(zlib.crc32(architecture.encode()) + seed)
     with torch.no_grad():
@@ -96,7 +124,7 @@ def download(source: str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"No weights for {source!r}: there is no such folder here, and the hub did not give them ({reason}). "
             f"Without a network: put config.json, preprocessor_config.json and model.safetensors or pytorch_model.bin "
             f"from https://huggingface.co/{source} into a folder and pass its path: --backbones /path/to/folder."
@@ -116,36 +144,34 @@ def digest(folder: Path) -> str:
 
 
 def check(file: Path, sha256: str) -> None:
-    """ValueError where a file of the package is not the one that was packed."""
+    """InputError where a file of the package is not the one that was packed."""
     try:
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{file} is missing ({error}); install audioconfit again.") from error
+        raise InputError(f"{file} is missing ({error}); install audioconfit again.") from error
     if found != sha256:
-        raise ValueError(f"{file} is damaged: its SHA-256 is {found}, not {sha256}; install audioconfit again.")
+        raise InputError(f"{file} is damaged: its SHA-256 is {found}, not {sha256}; install audioconfit again.")
 
 
 def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
-    """The model in a folder; ValueError where the architecture is another, or the weights do not fit config.json."""
-    settings = _read_json(folder / "config.json")
-    if (architecture := settings.get("model_type")) not in ARCHITECTURES:
-        raise ValueError(f"{folder} holds a {architecture!r} model; choose one of {', '.join(ARCHITECTURES)}.")
-    if settings.get("add_adapter"):
-        raise ValueError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
-    config_class, model_class = ARCHITECTURES[architecture]
+    """The model in a folder; InputError where the architecture is another, or the weights do not fit config.json."""
+    config = configuration(folder)
+    if getattr(config, "add_adapter", False):  # HuBERT has no such setting
+        raise InputError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
+    _, model_class = ARCHITECTURES[config.model_type]
     try:
         with quiet(), randomness.private(seed, 0, CPU):
             # dtype: else that of the file. weights_only: a .bin is a pickle, and no code may run while it is read.
             model, report = cast(Any, model_class).from_pretrained(
                 folder,
-                config=config_class(**settings),
+                config=config,
                 dtype=torch.float32,
                 weights_only=True,
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ValueError(f"The weights in {folder} cannot be read: {error}") from error
+        raise InputError(f"The weights in {folder} cannot be read: {error}") from error
     _check_fit(folder, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
     return model
 
@@ -156,7 +182,7 @@ def _check_fit(folder: Path, *, missing: set[str], unexpected: set[str]) -> None
     lacking = sorted(key for key in missing if key != "masked_spec_embed")
     surplus = sorted(key for key in unexpected if body.search(key))
     if lacking or surplus:
-        raise ValueError(
+        raise InputError(
             f"The weights in {folder} do not fit its config.json: {len(lacking)} missing {lacking[:3]}, {len(surplus)} "
             f"unexpected {surplus[:3]}. Is the folder complete, and all of one model?"
         )
@@ -167,7 +193,7 @@ def normalises(folder: Path) -> bool | None:
     file = folder / "preprocessor_config.json"
     settings = _read_json(file) if file.exists() else {}
     if (rate := settings.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
-        raise ValueError(f"{folder} expects {rate} Hz, audio is prepared at {SAMPLE_RATE} Hz: choose another backbone.")
+        raise InputError(f"{folder} expects {rate} Hz, audio is prepared at {SAMPLE_RATE} Hz: choose another backbone.")
     return settings.get("do_normalize")
 
 
@@ -175,7 +201,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is needed and cannot be read ({error}); copy it from the backbone's page.") from error
+        raise InputError(f"{file} is needed and cannot be read ({error}); copy it from the backbone's page.") from error
 
 
 @contextlib.contextmanager

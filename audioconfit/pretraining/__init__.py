@@ -3,7 +3,7 @@
     python -m audioconfit pretrain wav2vec2-tiny --out FOLDER     # about 20 minutes on one core
 
 A batch is a pure function of (seed, step), so that a run that was killed goes on to the same weights, bit for bit on
-one machine. What is listened to is made in synthesis/speech.py and recorded in synthesis/rooms.py. What is
+one machine. What is listened to is made in speech.py and recorded in rooms.py. What is
 learned, all at once (`Objective`):
 
 - masked prediction, as in HuBERT (Hsu et al. 2021): the cluster of each hidden frame of the clean sound,

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from audioconfit import probe
 from audioconfit.features import Features
+from audioconfit.pretraining import rooms, speech
+from audioconfit.pretraining.language import Language, Syllable
+from audioconfit.pretraining.speech import Manner, Voice
 from audioconfit.pretraining.targets import log_mel
 from audioconfit.pretraining.views import CLIP, HELD_OUT, generator
-from audioconfit.synthesis import rooms, speech
-from audioconfit.synthesis.speech import Language, Manner, Voice
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def tasks(seed: int = 0) -> list[Task]:
     ]
 
 
-Said = tuple[tuple[speech.Syllable, ...], Voice, Manner]
+Said = tuple[tuple[Syllable, ...], Voice, Manner]
 
 
 def _task(name: str, table: list[list[Said]], rng: Generator) -> Task:

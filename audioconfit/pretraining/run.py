@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audioconfit import encoders, randomness
-from audioconfit.encoders import Encoder, blank
+from audioconfit import encoders, files, randomness
+from audioconfit.encoders import Encoder
 from audioconfit.encoders.layers import standardise
-from audioconfit.pretraining import views
+from audioconfit.errors import InputError
+from audioconfit.pretraining import blank, views
 from audioconfit.pretraining.objective import Heads, Objective, losses
 from audioconfit.pretraining.targets import Targets
 from audioconfit.pretraining.views import START
@@ -46,11 +46,11 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
-            raise ValueError(f"Unknown backbone {self.name!r} to pre-train; choose one of {', '.join(ARCHITECTURES)}.")
+            raise InputError(f"Unknown backbone {self.name!r} to pre-train; choose one of {', '.join(ARCHITECTURES)}.")
         if self.steps < 1:
-            raise ValueError(f"{self.steps} steps train nothing; choose 1 or more (default {STEPS}).")
+            raise InputError(f"{self.steps} steps train nothing; choose 1 or more (default {STEPS}).")
         if self.seed < 0:
-            raise ValueError(f"Seed {self.seed} is negative; choose 0 or more.")
+            raise InputError(f"Seed {self.seed} is negative; choose 0 or more.")
 
 
 class Run:
@@ -83,17 +83,16 @@ class Run:
         return told
 
     def save(self, file: Path) -> None:
-        """All that the steps so far changed; written under a temporary name and renamed."""
+        """All that the steps so far changed."""
         kept = [part.state_dict() for part in self._parts]
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        torch.save({"setting": asdict(self.setting), "step": self.step, "kept": kept}, temporary)
-        os.replace(temporary, file)
+        with files.whole(file) as temporary:
+            torch.save({"setting": asdict(self.setting), "step": self.step, "kept": kept}, temporary)
 
     def load(self, file: Path) -> None:
-        """Go on where `save` left off. ValueError: the checkpoint of another setting."""
+        """Go on where `save` left off. InputError: the checkpoint of another setting."""
         found = torch.load(file, weights_only=True)
         if found["setting"] != asdict(self.setting):
-            raise ValueError(
+            raise InputError(
                 f"{file} was left by another pre-training, {found['setting']}, not {asdict(self.setting)}; "
                 f"repeat that one's command to finish it, or choose another folder."
             )
@@ -124,20 +123,20 @@ def pretrain(setting: Setting, folder: Path, *, progress: Progress | None = None
     the parts of the loss) after each step.
 
     Raises:
-        ValueError: a folder with something else in it.
+        InputError: a folder with something else in it.
         ArithmeticError: a loss that is not finite.
     """
     about, checkpoint = folder / "pretraining.json", folder / "checkpoint.pt"
     wanted = json.dumps(asdict(setting), indent=2)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose a folder, new or empty.")
+        raise InputError(f"{folder} is a file; choose a folder, new or empty.")
     if about.exists() and about.read_text() != wanted:
-        raise ValueError(f"{folder} holds another pre-training, see {about}; choose another folder.")
+        raise InputError(f"{folder} holds another pre-training, see {about}; choose another folder.")
     if not about.exists() and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else; choose a folder that is new or empty.")
+        raise InputError(f"{folder} holds something else; choose a folder that is new or empty.")
     if not (folder / "model.safetensors").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(about, wanted)
+        files.write(about, wanted)
         run = Run(setting)
         if checkpoint.exists():
             run.load(checkpoint)
@@ -150,9 +149,3 @@ def pretrain(setting: Setting, folder: Path, *, progress: Progress | None = None
         run.encoder.half().save(folder)  # the weights come last: they say that all is there
         checkpoint.unlink(missing_ok=True)
     return encoders.load(str(folder))
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, file)

@@ -11,8 +11,9 @@ from numpy import ndarray
 from numpy.random import Generator
 from torch import Tensor
 
-from audioconfit.synthesis import rooms, speech
-from audioconfit.synthesis.speech import Language, Manner, Utterance, Voice
+from audioconfit.pretraining import rooms, speech
+from audioconfit.pretraining.language import Language
+from audioconfit.pretraining.speech import Manner, Utterance, Voice
 
 CLIP = 24_000  # samples of one view: 1.5 s
 UTTERANCE_SECONDS = 3.0

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.random import Generator
 
-from audioconfit.audio.resampling import resample
+from audioconfit.audio.decoding import resample
 from audioconfit.corpora import gtzan
 from audioconfit.corpora.emodb import EMOTIONS
 from audioconfit.synthesis.sounds import VOICE_RATE, Prosody, Sound, Speaker, Style, event, music, say
@@ -162,14 +162,18 @@ def gtzan_files(seed: int, takes: int) -> Iterator[File]:
 
 
 def esc50(seed: int, takes: int) -> Iterator[File]:
-    """audio/1-100032-A-0.wav and meta/esc50.csv: ten classes, five folds, a source of two takes. 100 clips of 1.5 s."""
+    """audio/1-100032-A-0.wav and meta/esc50.csv: ten classes, five folds, a source of two takes. 100 clips of 1.5 s.
+
+    As in the real table, a source recording of one class lies in two folds.
+    """
     header = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
     rows = [header]
     for place, (target, category) in enumerate(ESC50_CLASSES.items()):
         sound = partial(event, place % 5, (350.0, 1400.0)[place // 5], 1.5, 44_100)
         for fold in range(1, 6):
             for source in range(takes):
-                number = str(100_000 + 1000 * target + 10 * fold + source)
+                home = 2 if (place, fold) == (0, 3) else fold
+                number = str(100_000 + 1000 * target + 10 * home + source)
                 for take in "AB":
                     name = f"{fold}-{number}-{take}-{target}.wav"
                     rows.append((name, str(fold), str(target), category, "True", number, take))

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def train(module: nn.Module, *inputs: Tensor) -> None:
     getattr(outputs, "last_hidden_state", outputs).sum().backward()
 
 
-def test_wavlm_attention_through_sdpa():
+def test_wavlm_attention_through_sdpa() -> None:
     """At 2, 5 and 10 s; the transformer alone, since the convolutions are the same."""
     theirs = transformers.WavLMModel(transformers.WavLMConfig(**SHAPE, layerdrop=0.0)).encoder
     ours = transformers.WavLMModel(transformers.WavLMConfig(**SHAPE, layerdrop=0.0)).encoder
@@ -78,7 +79,7 @@ def test_wavlm_attention_through_sdpa():
     assert min(training for _, training in gains.values()) > 0.9
 
 
-def test_padding_costs_only_those_batches_that_hold_some():
+def test_padding_costs_only_those_batches_that_hold_some() -> None:
     encoder = Encoder("wav2vec2", transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)))
     waveforms, lengths = torch.randn(4, 32_000), torch.tensor([32_000, 30_000, 25_000, 20_000])
     plain, valid = nn.GroupNorm(512, 512), ValidGroupNorm(512, 512)
@@ -94,7 +95,7 @@ def test_padding_costs_only_those_batches_that_hold_some():
     assert whole < 1.3
 
 
-def test_no_gradient_towards_the_waveform():
+def test_no_gradient_towards_the_waveform() -> None:
     with_gradient = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)).feature_extractor
     without = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)).feature_extractor
     without._requires_grad = False
@@ -106,7 +107,7 @@ def test_no_gradient_towards_the_waveform():
 
 @pytest.mark.filterwarnings("ignore")  # inductor's and transformers', none of them ours
 @pytest.mark.parametrize("name", ["wav2vec2-random", "wavlm-random", "wav2vec2"])
-def test_compiled_encoder(name):
+def test_compiled_encoder(name: Any) -> None:
     base = Encoder(name, transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SHAPE)))
     encoder = encoders.load(name) if name.endswith("random") else base
     waveforms = torch.randn(8 if name.endswith("random") else 2, 16_000)
@@ -115,7 +116,7 @@ def test_compiled_encoder(name):
     began = time.perf_counter()
     train(compiled, waveforms)
     compiling = time.perf_counter() - began
-    torch.testing.assert_close(compiled.eval()(waveforms), encoder.eval()(waveforms), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compiled.eval()(waveforms), encoder.eval()(waveforms), rtol=1e-3, atol=1e-4)  # type: ignore[attr-defined]
     found = gain(partial(train, encoder, waveforms), partial(train, compiled, waveforms))
     print(f"\ntorch.compile of {name}: {found:.2f}x of a training step, after {compiling:.0f} s")
     assert found > 0.8

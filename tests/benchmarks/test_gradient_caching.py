@@ -53,7 +53,7 @@ def resident(field: str) -> float:
 
 
 @pytest.mark.benchmark
-def test_peak_memory_does_not_grow_with_the_batch():
+def test_peak_memory_does_not_grow_with_the_batch() -> None:
     plain = {rows: measure(rows, rows) for rows in (32, 512)}
     cached = {rows: measure(rows, 16) for rows in (32, 128, 512)}
     print("\nrows   plain MiB  cached MiB  plain s  cached s")

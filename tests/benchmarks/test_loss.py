@@ -28,7 +28,7 @@ def seconds(step: Callable[[Tensor], Tensor], rows: Tensor) -> float:
 
 
 @pytest.mark.benchmark
-def test_dense_masks_are_faster_than_index_lists():
+def test_dense_masks_are_faster_than_index_lists() -> None:
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     rows, labels = torch.randn(ROWS, DIM, generator=draw), torch.randint(CLASSES, (ROWS,), generator=draw)

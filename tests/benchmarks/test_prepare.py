@@ -66,7 +66,7 @@ def test_a_clip_takes_less_than_half_of_librosas_time(recordings: Corpus) -> Non
 
     def prepared() -> None:
         for clip in recordings.clips:
-            parts.to_int16(clip)
+            parts.to_int16(clip.path)
             parts.digest(clip)
 
     def theirs() -> None:

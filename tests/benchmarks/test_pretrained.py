@@ -17,7 +17,7 @@ wavlm-tiny 0.661 / 0.645 / 0.623 (deviations 0.002 to 0.027). Clips per class: 5
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -34,20 +34,18 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from audioconfit import audio, corpora, encoders, pretraining, probe, recipe, scores, splits
+from audioconfit import audio, corpora, encoders, method, pretraining, probe, scores, splits
 from audioconfit.audio import SCALE, Waveforms
 from audioconfit.corpora import Clip
-from audioconfit.encoders import Encoder, blank
+from audioconfit.encoders import Encoder
 from audioconfit.features import Features
-from audioconfit.pretraining import Objective, held_out, views
+from audioconfit.method import Probes, Result
+from audioconfit.pretraining import Objective, blank, held_out, speech, views
 from audioconfit.pretraining.held_out import Embed
-from audioconfit.probe import Probe
-from audioconfit.recipe import Method, Recipe, Result
-from audioconfit.synthesis import speech
+from audioconfit.recipe import Method, Recipe
 
-pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600), pytest.mark.usefixtures("one_thread")]
 
-REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 NAMES = tuple(pretraining.ARCHITECTURES)
 OTHERS = os.environ.get("AUDIOCONFIT_PRETRAINED", "").split()  # folders of more backbones to judge, as of other seeds
 TUNED: tuple[Method, ...] = ("pairtune", "finetune")
@@ -73,30 +71,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 HEARD, SPOKEN = 4, 8  # clips per generated speaker: to train on, and in all
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterable[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def emodb(tmp_path_factory: pytest.TempPathFactory) -> Waveforms:
-    try:
-        corpus = corpora.load("emodb", REAL)
-    except (ValueError, FileNotFoundError) as error:
-        pytest.skip(f"no EmoDB in AUDIOCONFIT_DATA ({REAL}): {error}")
-    return audio.prepare(corpus, tmp_path_factory.mktemp("emodb"), workers=1)
-
-
-def recipe_of(waveforms: Waveforms, backbone: str, method: Method, **changes: object) -> Recipe:
+def recipe_of(waveforms: Waveforms, backbone: str, way: Method, **changes: Any) -> Recipe:
     return Recipe(
         dataset=waveforms.corpus.name,
         fingerprint=waveforms.fingerprint,
         weights=encoders.fingerprint(backbone),
         backbone=backbone,
-        method=method,
+        method=way,
         epochs=EPOCHS,
         batch_size=BATCH,
         chunk_seconds=CHUNK,
@@ -105,36 +86,35 @@ def recipe_of(waveforms: Waveforms, backbone: str, method: Method, **changes: ob
 
 def best(waveforms: Waveforms, recipes: Sequence[Recipe]) -> tuple[Recipe, float]:
     """Of these recipes with each probe rate the one that is best on validation, and its test accuracy, read now."""
-    found: list[tuple[float, Encoder, Probe, Result]] = []
+    found: list[tuple[float, Encoder, Probes, Result]] = []
     for one in recipes:
-        stage = recipe.embed(one, waveforms)
+        stage = method.tune(one, waveforms)
         assert stage is not None
-        classes = recipe.split_of(one, waveforms).classes
+        split = method.split_of(one, waveforms)
         for rate in PROBE_LRS:
             fitted = one.model_copy(update={"probe_lr": rate})
-            linear, result = recipe.fit_probe(fitted, stage.train, stage.valid, classes)
-            found.append((result.valid.headline, stage.encoder, linear, result))
-    _, encoder, linear, result = max(found, key=lambda entry: entry[0])
-    read = recipe.evaluate(result, linear, recipe.features_of_test(result.recipe, encoder, waveforms))
+            probes, result = method.fit_probe(fitted, stage.train, stage.valid, split)
+            found.append((result.valid.headline, stage.encoder, probes, result))
+    _, encoder, probes, result = max(found, key=lambda entry: entry[0])
+    test = method.features_of_test(result.recipe, encoder, waveforms)
+    read = method.evaluate(result, probes, test, method.split_of(result.recipe, waveforms))
     assert read.test is not None
     return result.recipe, read.test.accuracy
 
 
-def accuracies(waveforms: Waveforms, backbone: str, method: Method, seeds: int) -> tuple[list[float], str]:
+def accuracies(waveforms: Waveforms, backbone: str, way: Method, seeds: int) -> tuple[list[float], str]:
     """Test accuracy for each seed at the rates that validation chose with seed 0, and these rates."""
-    return across([waveforms] * seeds, backbone, method)
+    return across([waveforms] * seeds, backbone, way)
 
 
-def across(
-    sets: Sequence[Waveforms], backbone: str, method: Method, *, epochs: int = EPOCHS
-) -> tuple[list[float], str]:
+def across(sets: Sequence[Waveforms], backbone: str, way: Method, *, epochs: int = EPOCHS) -> tuple[list[float], str]:
     """As `accuracies`, but each seed has data of its own; the first set chooses."""
-    rates = (1e-3,) if method == "frozen" else LRS
-    chosen, first = best(sets[0], [recipe_of(sets[0], backbone, method, lr=rate, epochs=epochs) for rate in rates])
+    rates = (1e-3,) if way == "frozen" else LRS
+    chosen, first = best(sets[0], [recipe_of(sets[0], backbone, way, lr=rate, epochs=epochs) for rate in rates])
     others = []
     for seed, waveforms in enumerate(sets[1:], start=1):
         data = {"dataset": waveforms.corpus.name, "fingerprint": waveforms.fingerprint}
-        result = recipe.run(chosen.model_copy(update={"seed": seed} | data), waveforms)
+        result = method.run(chosen.model_copy(update={"seed": seed} | data), waveforms)
         assert result is not None
         assert result.test is not None
         others.append(result.test.accuracy)
@@ -202,8 +182,8 @@ def test_frozen_features_of_real_emotions(emodb: Waveforms, tmp_path: Path) -> N
             print(line(f"{name}, untrained, {start}", [reached[start]]), flush=True)
         assert reached[name] > max(bands, reached["random"], reached["filters"])
         assert reached[name] >= 0.60
-    for folder in OTHERS:
-        print(line(folder, [frozen_accuracy(emodb, folder)], by_speaker(emodb, encoders.load(folder))), flush=True)
+    for other in OTHERS:
+        print(line(other, [frozen_accuracy(emodb, other)], by_speaker(emodb, encoders.load(other))), flush=True)
 
 
 @pytest.mark.parametrize("left_out", ABLATIONS)
@@ -233,14 +213,14 @@ def dearer(setting: pretraining.Setting) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_tuning_on_real_emotions(name: str, emodb: Waveforms) -> None:
     heading.show(f"EmoDB, {name}: test accuracy, mean ± deviation over {SEEDS} seeds, {EPOCHS} epochs")
-    for method in ("frozen", *TUNED):
-        reached, rates = accuracies(emodb, name, method, SEEDS)
-        print(line(method, reached, rates), flush=True)
+    for way in ("frozen", *TUNED):
+        reached, rates = accuracies(emodb, name, way, SEEDS)
+        print(line(way, reached, rates), flush=True)
         assert min(reached) > 2 / 7  # twice chance: it is no broken run
 
 
 def few(waveforms: Waveforms, clips: int, seed: int) -> Waveforms:
-    """The corpus with so many random training clips of each class; validation and test as they are."""
+    """The corpus with that many random training clips of each class; validation and test as they are."""
     draw = np.random.default_rng(seed)
     cut = splits.split(waveforms.corpus)
     of_class = [[clip for clip in cut.train if clip.labels[0] == name] for name in cut.classes]
@@ -252,9 +232,9 @@ def few(waveforms: Waveforms, clips: int, seed: int) -> Waveforms:
 
 def test_few_clips_of_real_emotions(emodb: Waveforms) -> None:
     heading.show(f"EmoDB, few clips per class, wav2vec2-tiny: test accuracy over {DRAWS} draws, {EPOCHS} epochs")
-    for clips, method in product(FEW, ("frozen", *TUNED)):
-        reached, rates = across([few(emodb, clips, seed) for seed in range(DRAWS)], "wav2vec2-tiny", method)
-        print(line(f"{clips:2d} clips per class, {method}", reached, rates), flush=True)
+    for clips, way in product(FEW, ("frozen", *TUNED)):
+        reached, rates = across([few(emodb, clips, seed) for seed in range(DRAWS)], "wav2vec2-tiny", way)
+        print(line(f"{clips:2d} clips per class, {way}", reached, rates), flush=True)
         assert statistics.fmean(reached) > 1.5 / 7
 
 
@@ -282,7 +262,7 @@ def test_many_speakers(tmp_path: Path) -> None:
     )
     for classes, count in MANY.items():
         sets = [generated_speakers(tmp_path / f"{classes}-{seed}", classes, seed) for seed in range(count)]
-        for method in ("frozen", *TUNED):
-            reached, rates = across(sets, "wav2vec2-tiny", method, epochs=MANY_EPOCHS)
-            print(line(f"{classes:3d} speakers, {method} ({count} sets)", reached, rates), flush=True)
+        for way in ("frozen", *TUNED):
+            reached, rates = across(sets, "wav2vec2-tiny", way, epochs=MANY_EPOCHS)
+            print(line(f"{classes:3d} speakers, {way} ({count} sets)", reached, rates), flush=True)
             assert statistics.fmean(reached) > 2 / classes

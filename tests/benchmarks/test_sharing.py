@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from audioconfit import audio, corpora
-from sweeps import trial
-from sweeps.cells import Cell, Space
-from sweeps.studies import Budget, Studies, open_storage
-from sweeps.trial import Assignment
+from sweeps.request.cells import Cell, Space
+from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.trial import work
+from sweeps.trial.assignment import Assignment
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(900)]
 
@@ -58,7 +58,7 @@ def search(cell: Cell, root: Path, place: Callable[[Assignment], Assignment], tr
     studies = Studies([cell], budget=Budget(trials), root=root, storage=storage, early_stopping=False)
     spent, began = Spent([]), time.process_time()
     while studies.remaining():
-        studies.suggest("trial")
+        assert studies.start("trial")
         assignment = studies.assignment(studies.live["trial"])
         final: dict[str, Any] = {}
 
@@ -66,13 +66,13 @@ def search(cell: Cell, root: Path, place: Callable[[Assignment], Assignment], tr
             if metrics is not None:
                 spent.epochs += not metrics.get("ended")
                 final.update(metrics)
-                studies.on_trial_result("trial", metrics)
+                studies.report("trial", metrics)
             return True
 
-        trial.work(place(assignment), tell)
+        work.work(place(assignment), tell)
         spent.stages += not final["cached"]
         spent.found.append((assignment.recipe, final["valid_score"]))
-        studies.on_trial_complete("trial", final)
+        studies.finish("trial", final)
     spent.cpu_seconds = time.process_time() - began
     return spent
 

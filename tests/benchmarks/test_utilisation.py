@@ -1,9 +1,9 @@
 """Utilisation: 18 cells x 30 trials on 64 slots, in simulated time: `pytest -m benchmark -s
 tests/benchmarks/test_utilisation.py`, a minute on one core.
 
-Studies choose the trials and stop them, the hub's own rule hands them out; only Tune, Ray and the training are left
-out. A trial lasts as long as its corpus, backbone, batch size and chunk make it, give or take a tenth; stage 1 that
-another trial has run is not run again. The wall-clock hours are no prediction, only their ratios count.
+Studies choose the trials and stop them, the job queue's own rule hands them out; only Tune, Ray and the training are
+left out. A trial lasts as long as its corpus, backbone, batch size and chunk make it, give or take a tenth; a stage 1
+that another trial has run is not run again. The wall-clock hours are no prediction, only their ratios count.
 
 2026-11-21: 100 per cent until the last trial is asked where a searcher that lets trials wait in slots reaches 78; the
 search ends after 12.4 instead of 14.3 hours, or 13.3 instead of 16.3 without early stopping.
@@ -25,9 +25,10 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from audioconfit.recipe import Recipe
-from sweeps.cells import Cell, Space
-from sweeps.hub import Hub, Job
-from sweeps.studies import Asked, Budget, Studies, opened
+from sweeps.request.cells import Cell, Space
+from sweeps.search.studies import Asked, Budget, Studies
+from sweeps.slots.job_queue import DONE, Entry, JobQueue
+from sweeps.trial import assignment as assignments
 
 pytestmark = pytest.mark.benchmark
 
@@ -68,67 +69,66 @@ class Fleet:
     now: float = 0.0
     busy: list[tuple[float, float]] = field(default_factory=list)
     asked: float = 0.0  # until when a trial was left to ask
-    hub: Hub = field(default_factory=Hub)
-    trials: dict[str, str] = field(default_factory=dict)  # Tune's name of each job
+    queue: JobQueue = field(default_factory=JobQueue)
+    trials: dict[str, str] = field(default_factory=dict)  # the name of each job's trial
     done: dict[str, int] = field(default_factory=dict)  # epochs that each stage has run
-    events: list[tuple[float, int, str, float, Job, int]] = field(default_factory=list)
+    events: list[tuple[float, int, str, float, Entry, int]] = field(default_factory=list)
     count: itertools.count = field(default_factory=itertools.count)
 
     def run(self) -> None:
         """Until every trial has ended."""
         draw, free = random.Random(0), [f"slot-{number}" for number in range(self.slots)]
-        self.studies.capacity = lambda: self.slots
         while True:
             self._ask()
             for slot in list(free):
-                if (job := self.hub._next(slot)) is not None:
+                if (entry := self.queue._next(slot)) is not None:
                     free.remove(slot)
-                    job.slot, self.hub.warm[slot] = slot, job.warmth
-                    epoch = self.done.get(job.stage or "", 0)
-                    self._go_on(job, epoch, self.now, draw.uniform(0.9, 1.1))
+                    entry.slot, self.queue.warm[slot] = slot, entry.job.warmth
+                    epoch = self.done.get(entry.job.stage or "", 0)
+                    self._go_on(entry, epoch, self.now, draw.uniform(0.9, 1.1))
             if not self.events:
                 return
-            self.now, _, slot, began, job, epoch = heapq.heappop(self.events)
-            if self._ends(job, epoch):
+            self.now, _, slot, began, entry, epoch = heapq.heappop(self.events)
+            if self._ends(entry, epoch):
                 self.busy.append((began, self.now))
-                self.hub._end(job, "done")
+                self.queue._end(entry, DONE)
                 free.append(slot)
             else:
-                self._go_on(job, epoch, began, draw.uniform(0.9, 1.1))
+                self._go_on(entry, epoch, began, draw.uniform(0.9, 1.1))
 
     def _ask(self) -> None:
         """Tune's part: never more trials than slots."""
         while len(self.studies.live) < self.slots:
             name = str(next(self.count))
-            suggested = self.studies.suggest(name)
-            if not isinstance(suggested, dict):
+            asked = self.studies.start(name) if self.studies.remaining() else None
+            if asked is None:
                 break
-            order = suggested["order"]
-            self.hub.jobs[order.key], self.trials[order.key] = order.job(), name
+            job = self.studies.assignment(asked).job()
+            self.queue.jobs[job.key], self.trials[job.key] = Entry(job), name
         if any(self.studies._left(cell) for cell in self.studies.cells):
             self.asked = self.now
 
-    def _go_on(self, job: Job, epoch: int, began: float, luck: float) -> None:
+    def _go_on(self, entry: Entry, epoch: int, began: float, luck: float) -> None:
         """To the next epoch that is validated, or to the end of the probe."""
-        recipe = opened(job).recipe  # type: ignore[arg-type]
+        recipe = assignments.unpack(entry.job).recipe
         step = EPOCHS // 8 if epoch < EPOCHS else 1
         seconds = PROBE_SECONDS if epoch >= EPOCHS else step * epoch_seconds(recipe)
         heapq.heappush(
-            self.events, (self.now + luck * seconds, next(self.count), job.slot or "", began, job, epoch + step)
+            self.events, (self.now + luck * seconds, next(self.count), entry.slot or "", began, entry, epoch + step)
         )
 
-    def _ends(self, job: Job, epoch: int) -> bool:
-        recipe, trial = opened(job).recipe, self.trials[job.key]  # type: ignore[arg-type]
+    def _ends(self, entry: Entry, epoch: int) -> bool:
+        recipe, trial = assignments.unpack(entry.job).recipe, self.trials[entry.job.key]
         if epoch > EPOCHS:
-            self.studies.on_trial_complete(
+            self.studies.finish(
                 trial, {"ended": True, "valid_score": reached(recipe, EPOCHS), "cost": epoch_seconds(recipe)}
             )
             return True
-        self.done[recipe.stage] = epoch
+        self.done[recipe.stage_key] = epoch
         result = {"valid_knn": reached(recipe, epoch), "epoch": epoch}
-        self.studies.on_trial_result(trial, result)
+        self.studies.report(trial, result)
         if self.studies.should_stop(trial, result):
-            self.studies.on_trial_complete(trial, result)
+            self.studies.finish(trial, result)
             return True
         return False
 

@@ -1,0 +1,61 @@
+"""An encoder with a linear layer on it, as transformers' own sequence classifier: a checkpoint that needs none of our
+code.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from audioconfit import randomness
+from audioconfit.encoders.encoder import Encoder
+from audioconfit.encoders.weights import quiet
+
+SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
+    "wav2vec2": transformers.Wav2Vec2ForSequenceClassification,
+    "hubert": transformers.HubertForSequenceClassification,
+    "wavlm": transformers.WavLMForSequenceClassification,
+}
+
+
+def save(
+    encoder: Encoder,
+    weight: Float[Tensor, "classes dim"],
+    bias: Float[Tensor, "classes"],
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    multi_label: bool = False,
+) -> None:
+    """config.json, preprocessor_config.json and model.safetensors into `folder`, which is made.
+
+    `weight` and `bias` are of the encoder's embeddings as they are. transformers puts a projector in front of the mean
+    over frames; it is the identity here. With `multi_label` transformers' pipelines take a sigmoid per class.
+    """
+    encoder.save_configuration(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
+        "classifier_proj_size": encoder.dim,
+        "use_weighted_layer_sum": False,
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+    }
+    config = type(encoder.model.config)(**settings)
+    with quiet():
+        # Its first weights are drawn from the global streams, and all of them are replaced.
+        with randomness.private(0, 0, torch.device("cpu")):
+            model: Any = SEQUENCE_CLASSIFIERS[config.model_type](config)
+        with torch.no_grad():
+            model.base_model.load_state_dict(encoder.model.state_dict())
+            model.projector.weight.copy_(torch.eye(encoder.dim))
+            model.projector.bias.zero_()
+            model.classifier.weight.copy_(weight)
+            model.classifier.bias.copy_(bias)
+        model.save_pretrained(folder)

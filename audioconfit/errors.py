@@ -1,0 +1,41 @@
+"""Errors: the one class for what is refused on purpose, and how a command ends.
+
+Whatever else is raised is a bug of ours: it keeps its traceback and is never shown as the user's mistake.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+
+REFUSED, BUG = 2, 1  # exit codes
+
+
+class InputError(ValueError):
+    """The input is refused. The message says what is wrong, with the value and the way out; one line per problem."""
+
+
+def guard(command: Callable[[], int]) -> int:
+    """The command's exit code: its own, 2 where the input is refused, 1 where a bug ended it."""
+    try:
+        return command()
+    except InputError as error:
+        show(error)
+        return REFUSED
+    except Exception:
+        traceback.print_exc()
+        print(
+            "This is a bug in AudioConFit and not your mistake. Please report it, with the command and the lines "
+            "above, to the issue tracker of the repository that you installed from.",
+            file=sys.stderr,
+        )
+        return BUG
+
+
+def show(error: Exception) -> None:
+    """The message on standard error, without a traceback."""
+    console = Console(stderr=True)
+    for line in str(error).splitlines():
+        console.print(f"[red]error:[/red] {escape(line)}", soft_wrap=True, highlight=False)

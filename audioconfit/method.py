@@ -1,0 +1,373 @@
+"""The method: what runs a recipe. The one seam between the method's parts and whatever drives them.
+
+`tune` is stage 1 (PairTune, FineTune or the frozen backbone), `fit_probe` stage 2 on the frozen features, `evaluate` is
+the only reader of test clips, and `run` does all three in one process. Knows nothing of sweeps.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from audioconfit import (
+    bootstrap,
+    encoders,
+    features,
+    finetune,
+    folds,
+    pairtune,
+    predictions,
+    probe,
+    ranks,
+    scores,
+    splits,
+    training,
+)
+from audioconfit.audio import Waveforms
+from audioconfit.batches import Batches
+from audioconfit.bootstrap import Interval
+from audioconfit.encoders import Encoder
+from audioconfit.errors import InputError
+from audioconfit.features import Features
+from audioconfit.predictions import Predictions
+from audioconfit.probe import KnnProbe, Probe
+from audioconfit.recipe import Recipe
+from audioconfit.scores import Scores
+from audioconfit.splits import Split
+from audioconfit.training import Settings
+
+# How often the validation curve is read; more only costs time.
+VALIDATIONS = 8
+VALIDATION_SECONDS = 5.0
+
+Report = Callable[[int, dict[str, float]], bool]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What stage 1 leaves: the encoder, the frozen features of train and valid, the curve it took there, and FineTune's
+    own head.
+    """
+
+    encoder: Encoder
+    train: Features
+    valid: Features
+    curve: list[dict[str, float]] = field(default_factory=list)
+    head: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The linear probe, which is handed over, the kNN probe beside it, and FineTune's own head."""
+
+    linear: Probe
+    knn: KnnProbe
+    head: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one recipe reached. `test` is None until `evaluate` read it.
+
+    `predictions` and `intervals`: what the linear probe predicted of each clip, and how sure each metric is, by side.
+    """
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    valid: Scores
+    valid_knn: float
+    predictions: Mapping[str, Predictions]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    head: Mapping[str, Scores]  # FineTune's own, by side; empty for the other methods
+    test: Scores | None = None
+    test_knn: float | None = None
+
+
+def embeddable(backbone: str, waveforms: Waveforms) -> Waveforms:
+    """Without the clips that are shorter than the backbone's first frame; those are its last faults.
+
+    Raises:
+        InputError: a class is left without a clip.
+    """
+    try:
+        return waveforms.at_least(encoders.receptive_field(backbone))
+    except InputError as error:
+        raise InputError(f"{backbone}: {error}") from None
+
+
+def split_of(recipe: Recipe, waveforms: Waveforms) -> Split:
+    """Who is held out under this recipe, of the clips that its backbone can embed."""
+    kept = embeddable(recipe.backbone, waveforms)
+    split = folds.of(splits.split(kept.corpus, protocol=recipe.protocol, fold=recipe.fold), recipe.inner_fold)
+    return folds.joined(split) if recipe.refit else split
+
+
+def check(recipe: Recipe, waveforms: Waveforms) -> None:
+    """Refuses what cannot work before any expensive step: a chunk longer than every clip, a batch larger than the
+    corpus.
+
+    Raises:
+        InputError: with the value and the way out.
+    """
+    if recipe.fingerprint != waveforms.fingerprint:
+        raise InputError(
+            f"The recipe is for {recipe.dataset} with content {recipe.fingerprint[:12]}, but the prepared corpus has "
+            f"{waveforms.fingerprint[:12]}: its recordings or labels have changed. Start a sweep under another name."
+        )
+    longest = max(waveforms.seconds(clip.key) for clip in waveforms.corpus.clips)
+    if recipe.chunk_seconds > longest:
+        raise InputError(
+            f"A chunk of {recipe.chunk_seconds:g} s is longer than every clip of {recipe.dataset} (the longest has "
+            f"{longest:.2f} s); choose chunks of at most {longest:.2f} s."
+        )
+
+
+def tune(
+    recipe: Recipe,
+    waveforms: Waveforms,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+    micro_batch: int | None = None,
+) -> Stage | None:
+    """Stage 1: train the encoder as the recipe says, then take the frozen features of train and valid.
+
+    Args:
+        checkpoint: where an interrupted stage 1 goes on from; written on the way.
+        report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops.
+        micro_batch: rows per forward pass when the batch does not fit the memory; exact, so no field of the recipe.
+
+    Returns:
+        The stage, or None where `report` asked to stop (the checkpoint is kept).
+    """
+    check(recipe, waveforms)
+    split = split_of(recipe, waveforms)
+    encoder = encoders.load(
+        recipe.backbone, seed=recipe.seed, spec_augment=recipe.spec_augment, layer_drop=recipe.layer_drop
+    ).to(device)
+    curve: list[dict[str, float]] = []
+
+    def told(epoch: int, metrics: dict[str, float]) -> bool:
+        if metrics:
+            curve.append(metrics)
+        return report is None or report(epoch, metrics)
+
+    head = None
+    if recipe.method != "frozen":
+        run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto"}
+        ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
+        if not ended:
+            return None
+    train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
+    return Stage(encoder, train, valid, curve, head)
+
+
+def fit_probe(
+    recipe: Recipe, train: Features, valid: Features, split: Split, *, head: Probe | None = None
+) -> tuple[Probes, Result]:
+    """Stage 2: the linear probe on frozen features, scored on validation; the kNN probe, and the head that stage 1
+    left, beside it.
+
+    The features may be those of another inner fold of the same split, as a frozen backbone's are: their rows are dealt
+    out anew.
+    """
+    train, valid = features.dealt((train, valid), (split.train, split.valid))
+    linear = probe.fit(
+        train,
+        valid,
+        classes=split.classes,
+        lr=recipe.probe_lr,
+        epochs=recipe.probe_epochs,
+        kind=recipe.probe,
+        seed=recipe.seed,
+        metric=recipe.metric,
+    )
+    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric)
+    predicted = predictions.of(split.valid, valid.labels, linear.logits(valid.embeddings))
+    return Probes(linear, knn, head), Result(
+        recipe,
+        split.classes,
+        valid=scores.score(predicted.labels, predicted.logits, split.classes),
+        valid_knn=knn.valid_score,
+        predictions={"valid": predicted},
+        intervals={"valid": bootstrap.intervals(predicted)},
+        head={} if head is None else {"valid": head.score(valid)},
+    )
+
+
+def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, device: str = "cpu") -> Features:
+    """The frozen features of the test clips. Asked for after selection only: nothing else opens them."""
+    return _extract(recipe, encoder.to(device), waveforms, split_of(recipe, waveforms), "test", device)
+
+
+def evaluate(result: Result, probes: Probes, test: Features, split: Split) -> Result:
+    """The result with its test scores: the only place where test labels meet predictions."""
+    predicted = predictions.of(split.test, test.labels, probes.linear.logits(test.embeddings))
+    return replace(
+        result,
+        test=scores.score(predicted.labels, predicted.logits, result.classes),
+        test_knn=probes.knn.score(test, metric=result.recipe.metric),
+        head=result.head if probes.head is None else {**result.head, "test": probes.head.score(test)},
+        predictions={**result.predictions, "test": predicted},
+        intervals={**result.intervals, "test": bootstrap.intervals(predicted)},
+    )
+
+
+def run(recipe: Recipe, waveforms: Waveforms, *, device: str = "cpu", report: Report | None = None) -> Result | None:
+    """The whole method for one recipe in one process: train, probe, read test. None where `report` asked to stop."""
+    stage = tune(recipe, waveforms, device=device, report=report)
+    if stage is None:
+        return None
+    split = split_of(recipe, waveforms)
+    probes, result = fit_probe(recipe, stage.train, stage.valid, split)
+    return evaluate(result, probes, features_of_test(recipe, stage.encoder, waveforms, device=device), split)
+
+
+def audio_seconds(recipe: Recipe, waveforms: Waveforms) -> float:
+    """What the recipe costs, in seconds of audio that stage 1 trains on: the same on every machine, so fit to break
+    ties.
+    """
+    if recipe.method == "frozen":
+        return 0.0
+    steps = math.ceil(len(split_of(recipe, waveforms).train) / recipe.batch_size)
+    return recipe.epochs * steps * recipe.batch_size * recipe.chunk_seconds
+
+
+def metrics(result: Result) -> dict[str, float]:
+    """The result as flat numbers, the way a tracker wants them. `valid_score` is what selection reads: the recipe's
+    metric, higher being better. A refit has trained on the validation clips and has no scores of them.
+    """
+    flat: dict[str, float] = {}
+    if not result.recipe.refit:
+        flat = _flat(result, "valid", result.valid) | {"valid_knn": result.valid_knn}
+    for side, scored in result.head.items():
+        flat |= {f"finetune_head_{side}_{name}": scored.under(name) for name in ("accuracy", "uar", "macro_f1")}
+    if result.test is None or result.test_knn is None:
+        return flat
+    return flat | _flat(result, "test", result.test) | {"test_knn": result.test_knn}
+
+
+def _flat(result: Result, side: str, found: Scores) -> dict[str, float]:
+    numbers = {"score": found.under(result.recipe.metric)}
+    numbers |= {name: value for name, value in asdict(found).items() if isinstance(value, float)}
+    for name, interval in result.intervals[side].items():
+        numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    groups = _by_group(result, side)
+    if len(groups) > 1:
+        numbers["worst_group"] = min(accuracy for _, accuracy in groups.values())
+    return {f"{side}_{name}": value for name, value in numbers.items()}
+
+
+def _by_group(result: Result, side: str) -> dict[str, tuple[int, float]]:
+    predicted = result.predictions[side]
+    return scores.by_group(predicted.labels, predicted.logits, predicted.groups)
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """The result as JSON, with its recipe, signature and confusion matrix."""
+    shown, side = (result.valid, "valid") if result.test is None else (result.test, "test")
+    return {
+        "signature": result.recipe.signature,
+        "recipe": result.recipe.model_dump(mode="json"),
+        "metrics": metrics(result),
+        "classes": result.classes,
+        "confusion": {"side": side, "counts": shown.confusion},
+        "groups": {
+            name: {"clips": clips, "accuracy": right} for name, (clips, right) in _by_group(result, side).items()
+        },
+    }
+
+
+def _train(
+    recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, *, device: str, report: Report, **run: Any
+) -> tuple[bool, Probe | None]:
+    """The stage-1 method of the recipe, in place: whether it came to its end, and FineTune's head."""
+    batches = Batches(
+        waveforms,
+        split.train,
+        split.classes,
+        batch_size=recipe.batch_size,
+        chunk_seconds=recipe.chunk_seconds,
+        views=recipe.views,
+        multi_label=split.multi_label,
+        augment=recipe.augment,
+        seed=recipe.seed,
+        rank=ranks.rank(),
+        world=ranks.world(),
+        device=device,
+    )
+    settings = Settings(
+        lr=recipe.lr,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        warmup_steps=recipe.warmup_steps,
+        device=device,
+        precision=_precision(recipe, device),
+        validate=lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device),
+        report=report,
+        **run,
+    )
+    if recipe.method == "finetune":
+        head = finetune.train(encoder, batches, settings)
+        if head is None:
+            return False, None
+        return True, probe.of_head(head, split.classes, multi_label=split.multi_label)
+    ended = pairtune.train(
+        encoder,
+        batches,
+        settings,
+        temperature=recipe.temperature,
+        mining=recipe.mining,
+        margin=recipe.margin,
+        keep_denominator=recipe.keep_denominator,
+        projection_dim=recipe.projection_dim,
+    )
+    return ended, None
+
+
+def _validate(
+    recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, epoch: int, device: str
+) -> dict[str, float]:
+    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip.
+
+    They need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so that
+    recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the epochs it
+    judges where clips are long. A refit has no clips left to validate on.
+    """
+    every = max(1, recipe.epochs // VALIDATIONS)
+    if recipe.refit or (epoch % every and epoch != recipe.epochs):
+        return {}
+    train, valid = (
+        _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS)
+        for side in ("train", "valid")
+    )
+    return {"valid_knn": probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric).valid_score}
+
+
+def _extract(
+    recipe: Recipe,
+    encoder: Encoder,
+    waveforms: Waveforms,
+    split: Split,
+    side: Literal["train", "valid", "test"],
+    device: str,
+    *,
+    middle_seconds: float | None = None,
+) -> Features:
+    return features.extract(
+        encoder,
+        waveforms,
+        getattr(split, side),
+        classes=split.classes,
+        multi_label=split.multi_label,
+        chunk_seconds=recipe.chunk_seconds,
+        middle_seconds=middle_seconds,
+        device=device,
+        precision=_precision(recipe, device),
+    )
+
+
+def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:
+    return training.best_precision(device) if recipe.precision == "auto" else recipe.precision

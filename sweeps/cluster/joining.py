@@ -1,0 +1,97 @@
+"""Joining: the cluster whose address is given or whose head this is, else an embedded Ray on this machine."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import services
+
+from audioconfit.errors import InputError
+from sweeps.faults import Halted
+
+# A socket's path has 107 characters at most, of which Ray's own folders take those of
+# "/session_2026-11-26_22-07-41_631369_1234567" and "/sockets/plasma_store".
+LONGEST_FOLDER = 107 - 43 - 21
+OBJECT_STORE_BYTES = 200 * 1024**2  # nothing large travels through it: corpora and stages are files
+
+
+@contextmanager
+def join(embedded_cpus: int | None = None) -> Iterator[None]:
+    """Ray runs, quietly, while the block runs. An embedded Ray ends with it; a cluster is left as it was."""
+    silence()
+    if ray.is_initialized():  # started by a notebook or a test, and not ours to end
+        yield
+        return
+    if address():
+        ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=embedded_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_temporary() -> None:
+    """InputError where Ray's temporary folder is too deep for the sockets that it keeps there."""
+    folder = get_default_ray_temp_dir()
+    if len(folder) > LONGEST_FOLDER:
+        raise InputError(
+            f"Ray would keep its sockets below {folder}, whose name is too long for them ({len(folder)} characters, "
+            f"at most {LONGEST_FOLDER}). Set RAY_TMPDIR to a short folder, such as /tmp."
+        )
+
+
+def address() -> str | None:
+    """The cluster to join: RAY_ADDRESS, else the cluster that `ray start` has made this machine part of. None where
+    there is none, or where RAY_ADDRESS is "local".
+    """
+    asked = os.environ.get("RAY_ADDRESS")
+    if asked:
+        return None if asked == "local" else asked
+    started = services.find_bootstrap_address(None)  # its file outlives the cluster
+    return started if started in services.find_gcs_addresses() else None
+
+
+def map_on_nodes(
+    function: Callable[[int], int], numbers: Iterable[int], *, wait_seconds: float | None = None
+) -> Iterator[int]:
+    """`map` on the cluster's cores, for preparing corpora; yields results as they are ready.
+
+    Raises:
+        Halted: no result came for `wait_seconds`.
+    """
+    task: Any = ray.remote(num_cpus=1, max_retries=5)(lambda number: function(number))  # Ray takes no partial
+    waiting = [task.remote(number) for number in numbers]
+    while waiting:
+        ready, waiting = ray.wait(waiting, timeout=wait_seconds)
+        if not ready:
+            free = ray.available_resources().get("CPU", 0)
+            raise Halted(
+                f"No part of the recordings was decoded for {wait_seconds:.0f} s: the cluster has "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPU, {free:g} of them free. Free some or wait longer "
+                "(--wait), then run the same command again."
+            )
+        yield from ray.get(ready)
+
+
+def silence() -> None:
+    """Quiets Ray, MLflow and the like, whose output is noise beside the live table; errors still come through."""
+    for name in ("ray", "ray.tune", "ray.train", "ray._private", "mlflow", "alembic", "optuna", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # The tracker reports what MLflow's store complains of; nobody reads Tune's snapshots.
+    for name in ("mlflow.store.db.utils", "ray.tune.execution.experiment_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"ray\..*|mlflow\..*|optuna\..*")

@@ -1,0 +1,87 @@
+"""Warm slots of one sweep: Ray, the job queue, the pool and its supervisor, started together when there is work."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from sweeps.cluster import capacity, joining
+from sweeps.cluster.capacity import SlotRequest
+from sweeps.slots.jobs import Jobs
+from sweeps.slots.pool import Pool
+from sweeps.slots.supervisor import Supervisor
+from sweeps.slots.worker import Work
+
+
+@dataclass
+class WarmSlots:
+    """A context manager that owns the slots. They start with the first `serve` and end with the block.
+
+    Args:
+        work: what a slot does with an assignment.
+        folder: of the sweep, for Train's files and the log of the queue's events.
+        patience_seconds: of silence, after which a worker counts as hung.
+        wait_seconds: without any live slot, after which the sweep halts.
+        halt: called with the reason when the sweep cannot go on.
+    """
+
+    request: SlotRequest
+    work: Work
+    folder: Path
+    patience_seconds: float
+    wait_seconds: float
+    halt: Callable[[str], None]
+    _jobs: Jobs | None = None
+    _pool: Pool | None = None
+    _waiting: Callable[[], int] | None = None
+    _interrupted: bool = False
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def serve(self, waiting: Callable[[], int]) -> Jobs:
+        """The job queue, with slots behind it. `waiting`: how many jobs the slots can still be used for."""
+        self._waiting = waiting
+        return self._jobs or self._start()
+
+    def most_trials(self, remaining: int) -> int:
+        """How many of the remaining trials can ever run at the same time."""
+        assert self._pool is not None, "the slots have not started"
+        return remaining if capacity.can_grow(self.request) else len(self._pool.threads)
+
+    def interrupt(self) -> None:
+        """Ends all jobs at their next step, also those that are submitted while the slots still start."""
+        self._interrupted = True
+        if self._jobs is not None:
+            self._jobs.interrupt()
+
+    def __enter__(self) -> "WarmSlots":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def _start(self) -> Jobs:
+        self._open.enter_context(joining.join(self.request.embedded_cpus()))
+        shape = capacity.fitting_shape(self.request)
+
+        def count() -> int:
+            return capacity.slot_count(self.request, shape, self._waiting() if self._waiting else 1)
+
+        jobs = self._jobs = Jobs.start(patience_seconds=self.patience_seconds)
+        if self._interrupted:
+            jobs.interrupt()
+        pool = self._pool = Pool(jobs, self.work, slots=count(), shape=shape, storage=self.folder / "train")
+        self._open.callback(pool.close)
+        supervisor = Supervisor(
+            jobs,
+            pool,
+            log=self.folder / "slots.log",
+            wait_seconds=self.wait_seconds,
+            room=count if capacity.can_grow(self.request) else None,
+            resources=lambda: capacity.describe(shape),
+            halt=self.halt,
+        )
+        self._open.callback(supervisor.close)
+        return jobs

@@ -1,0 +1,93 @@
+"""Faults that are no trial's: the user's Ctrl-C, storage that is full, unwritable or not shared. Every other trial
+would meet them too, so they end the sweep, and the next start goes on with it.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from audioconfit.errors import InputError
+
+LEAST_ROOM_BYTES = 2**20  # an empty file can be made on a full disk, too
+
+# SQLite and safetensors only put it into words, and so does Ray when it raises another process' error.
+WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "(os error 28)")
+
+
+class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of thing it is)
+    """The user pressed Ctrl-C; everything that ran goes on at the next start."""
+
+
+class Halted(Exception):  # noqa: N818
+    """The sweep cannot go on here and now. The message says why and the way out; the next start goes on."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the error, or one that it came from, is about missing room."""
+    return _full(error) is not None
+
+
+def _full(error: BaseException) -> BaseException | None:
+    """The first of the error and those that it came from that is about missing room."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return cause
+        if says_full(str(cause)):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def says_full(text: str) -> bool:
+    """Whether an error's text is about missing room."""
+    return any(words in text for words in WORDS)
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """Any error in the block that is about missing room becomes Halted, with the way out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Halted) or not is_full(error):
+            raise
+        raise Halted(make_room(folder, error)) from error
+
+
+def make_room(folder: Path, error: BaseException | str) -> str:
+    """What to tell the user: where it is full, and the way out."""
+    why = str(_full(error) or error) if isinstance(error, BaseException) else error
+    line = next((line for line in why.splitlines() if says_full(line)), why.strip().splitlines()[-1])
+    free = shutil.disk_usage(folder).free / 1024**2
+    return (
+        f"No room left ({line[:300]}). {folder} has {free:.0f} MB free. Make room there, "
+        "or find what else is full on that machine, then run the same command again: all that was reached is kept."
+    )
+
+
+def not_shared(folder: Path, nodes: str) -> str:
+    """What to tell the user: which nodes do not see the folder, and the way out."""
+    return (
+        f"{folder} is not the same folder on {nodes}. With several nodes, recordings and storage must lie where all of "
+        "them look (NFS, EFS, ...). Name such folders with --data and --storage, or with AUDIOCONFIT_DATA and "
+        "AUDIOCONFIT_STORAGE on every node, then run the same command again."
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """InputError where the sweep could not keep its files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        try:
+            probe.write_bytes(bytes(LEAST_ROOM_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--storage: Cannot write to {folder} ({error.strerror}). Choose another folder or make room."
+        ) from None

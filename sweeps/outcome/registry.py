@@ -1,0 +1,144 @@
+"""The registry: the best probe of each task as a registered MLflow model, alias `champion`, that loads back and
+predicts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array, Map
+
+from audioconfit.classifier import Classifier
+from sweeps.outcome.handover import assemble
+from sweeps.outcome.race import Race
+from sweeps.outcome.selection import Candidate
+from sweeps.tracking.tracker import Tracker
+from sweeps.trial.assignment import Assignment
+from sweeps.trial.stages import StageStore
+
+CHAMPION = "champion"
+SERVED = Path(__file__).with_name("champion.py")
+
+# Bytes of a recording and no path: a caller of the server must not be able to name the server's files.
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "audio")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label", required=False),
+            ColSpec(DataType.double, "probability", required=False),
+            ColSpec(Array(DataType.string), "labels", required=False),
+            ColSpec(Map(DataType.double), "probabilities", required=False),
+            ColSpec(DataType.string, "error", required=False),
+        ]
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A champion as the registry knows it."""
+
+    name: str
+    version: str
+    uri: str
+    why: str
+    cell: str
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a task."""
+    return f"audioconfit-{dataset}"
+
+
+def register(
+    tracker: Tracker,
+    store: StageStore,
+    winner: Candidate,
+    why: str,
+    *,
+    race: Race | None = None,
+    refit: Assignment | None = None,
+) -> Registered:
+    """Logs the winner's classifier to the run that confirmed it, registers it and points `champion` at it, unless a
+    better one of another sweep over the same recordings holds that title.
+
+    A version that is already there for the same run is taken. `refit`: the run that is handed over instead of the
+    winner's best one.
+    """
+    best = refit or winner.best_run.assignment
+    client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
+    version = _version_of(client, name, best.key)
+    if version is None:
+        logged = _log(tracker, best, assemble(best, store))
+        version = _new_version(client, name, logged, _tags(tracker, winner, race, best), why)
+    holder = _better_of_another_sweep(client, name, _tags(tracker, winner, race, best))
+    if holder is not None:
+        score = float(holder.tags["valid_score"])
+        why += f" The champion stays version {holder.version}, of the sweep {holder.tags['sweep']}, with {score:.4f}."
+        return Registered(name, version, f"models:/{name}/{version}", why, winner.cell)
+    client.set_registered_model_alias(name, CHAMPION, version)
+    return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
+
+
+def _tags(tracker: Tracker, winner: Candidate, race: Race | None, best: Assignment) -> dict[str, str]:
+    """What a version says of itself; `task`: scores of the same one can be compared."""
+    recipe = winner.best_run.recipe
+    raced = race.best_of(winner.cell) if race else None
+    judged = (f" {recipe.metric}" if recipe.metric else "") + (f" over {len(raced.folds)} folds" if raced else "")
+    return {
+        "key": best.key,
+        "cell": winner.cell,
+        "sweep": tracker.sweep,
+        "task": f"{recipe.fingerprint} {recipe.protocol or 'default'}{judged}",
+        "valid_score": repr(raced.mean if raced else winner.valid),
+    }
+
+
+def _better_of_another_sweep(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    """The champion so far, if it is of another sweep, of the same task, and has the higher mean validation score."""
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        return None
+    holder: ModelVersion = client.get_model_version_by_alias(name, CHAMPION)
+    held = holder.tags
+    comparable = held.get("task") == tags["task"] and held.get("sweep") != tags["sweep"]
+    return holder if comparable and float(held["valid_score"]) > float(tags["valid_score"]) else None
+
+
+def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInfo:
+    """The classifier as an MLflow model of the run that confirmed it."""
+    mlflow.set_tracking_uri(tracker.uri)
+    with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
+        classifier.save(Path(folder))
+        return mlflow.pyfunc.log_model(
+            name="classifier",
+            python_model=str(SERVED),
+            artifacts={"classifier": folder},
+            signature=SIGNATURE,
+            pip_requirements=["audioconfit"],
+        )
+
+
+def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[str, str], why: str) -> str:
+    """By the client, not by mlflow.register_model, which prints."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(
+        name, logged.model_uri, run_id=logged.run_id, model_id=logged.model_id, tags=tags, description=why
+    )
+    return str(made.version)
+
+
+def _version_of(client: MlflowClient, name: str, key: str) -> str | None:
+    """The version that was registered for this confirmed run before, by a driver that may have been killed then."""
+    known = client.search_model_versions(f"name = '{name}'")
+    return next((str(version.version) for version in known if version.tags.get("key") == key), None)

@@ -1,0 +1,147 @@
+"""Selection: the best probe of a task, and why it won. No choice reads a test score."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audioconfit import bootstrap, predictions, scores
+from audioconfit.bootstrap import Difference
+from audioconfit.recipe import Recipe
+from sweeps.outcome import race as races
+from sweeps.outcome.race import Race
+from sweeps.trial.assignment import Assignment
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One run of a cell's best recipe: a seed, or a fold."""
+
+    assignment: Assignment
+    metrics: dict[str, float]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.assignment.recipe
+
+    @property
+    def valid(self) -> float:
+        return self.metrics["valid_score"]
+
+    @property
+    def test(self) -> float:
+        return self.metrics["test_score"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell with its best recipe confirmed. `cost`: seconds of audio that stage 1 trains on."""
+
+    cell: str
+    runs: tuple[Confirmed, ...]
+    cost: float
+
+    @property
+    def dataset(self) -> str:
+        return self.runs[0].recipe.dataset
+
+    @property
+    def backbone(self) -> str:
+        return self.runs[0].recipe.backbone
+
+    @property
+    def method(self) -> str:
+        return self.runs[0].recipe.method
+
+    @property
+    def metric(self) -> str:
+        """What its scores are: micro F1 and the like are in the runs' metrics."""
+        several = "test_mean_average_precision" in self.runs[0].metrics
+        return scores.fitting(self.runs[0].recipe.metric, multi_label=several)
+
+    @property
+    def valid(self) -> float:
+        """Mean validation score over seeds or folds: what selection reads where there was no race."""
+        return statistics.fmean(run.valid for run in self.runs)
+
+    @property
+    def test(self) -> tuple[float, float]:
+        """Mean and standard deviation (n - 1) of the test score over seeds or folds; of one run the deviation is 0."""
+        values = [run.test for run in self.runs]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+    @property
+    def shown(self) -> str:
+        """Its test score for a table: per cent, or nats of the log loss."""
+        mean, deviation = self.test
+        if self.metric == "log_loss":
+            return f"{-mean:.3f} ± {deviation:.3f}"
+        return f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+    @property
+    def best_run(self) -> Confirmed:
+        """The run whose probe is handed over: best on validation, the first of equals."""
+        return max(self.runs, key=lambda run: run.valid)
+
+
+def champion(candidates: Sequence[Candidate], race: Race | None = None) -> Candidate:
+    """The best probe of one task: the first in the race's standing; without a race the highest mean validation score,
+    of equals the cheapest, then by name.
+    """
+    by_score = sorted(candidates, key=lambda candidate: (-candidate.valid, candidate.cost, candidate.cell))
+    places = [one.cell.name for one in race.standing()] if race else []
+    return min(by_score, key=lambda one: places.index(one.cell) if one.cell in places else len(places))
+
+
+def difference(ours: Candidate, theirs: Candidate) -> Difference | None:
+    """How much better our probes are on test than theirs, on the same clips of the same seeds or folds; None where they
+    have none in common, or were confirmed before predictions were kept.
+    """
+    rivals = {(run.recipe.seed, run.recipe.fold): run.assignment for run in theirs.runs}
+    pairs = []
+    for run in ours.runs:
+        rival = rivals.get((run.recipe.seed, run.recipe.fold))
+        if rival is not None and run.assignment.has_predictions("test") and rival.has_predictions("test"):
+            pairs.append(predictions.common(run.assignment.predictions("test"), rival.predictions("test")))
+    if not pairs:
+        return None
+    one, other = (predictions.join(side) for side in zip(*pairs, strict=True))
+    return bootstrap.difference(ours.metric, one, other)
+
+
+def explain(winner: Candidate, candidates: Sequence[Candidate], race: Race | None = None) -> str:
+    """Why it won, in sentences for the registry and the report."""
+    mean, deviation = winner.test
+    raced = race.best_of(winner.cell) if race else None
+    said = races.explain(race, raced) if race and raced else _by_validation(winner, candidates)
+    said += f" Test, read after this choice: {mean:.4f} ± {deviation:.4f}."
+    low, high = (winner.best_run.metrics.get(f"test_accuracy_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        said += f" The handed-over run alone: accuracy {low:.3f} to {high:.3f} (95 per cent interval)."
+    others = [candidate for candidate in candidates if candidate.cell != winner.cell]
+    if others:
+        second = champion(others, race)
+        lead = difference(winner, second)
+        if lead is not None:
+            said += (
+                f" On the same test clips it is {lead.gain:+.4f} ({lead.low:+.4f} to {lead.high:+.4f}) against "
+                f"{second.backbone} ({second.method})."
+            )
+    return said
+
+
+def _by_validation(winner: Candidate, candidates: Sequence[Candidate]) -> str:
+    over = "folds" if len({run.recipe.fold for run in winner.runs}) > 1 else "seeds"
+    said = (
+        f"{winner.backbone} ({winner.method}) has the highest mean validation score on {winner.dataset}: "
+        f"{winner.valid:.4f} over {len(winner.runs)} {over}."
+    )
+    others = [candidate for candidate in candidates if candidate.cell != winner.cell]
+    if not others:
+        return said + " There was no other candidate."
+    runner_up = champion(others)
+    margin = winner.valid - runner_up.valid
+    spread = statistics.stdev(run.valid for run in winner.runs) if len(winner.runs) > 1 else 0.0
+    said += f" Runner-up: {runner_up.backbone} ({runner_up.method}) with {runner_up.valid:.4f}, {margin:.4f} behind"
+    if margin == 0:
+        return said + "; the tie went to the cheaper recipe."
+    return said + ("; less than the spread between the winner's own runs." if margin < spread else ".")

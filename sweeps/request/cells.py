@@ -1,0 +1,120 @@
+"""Cells: one backbone on one dataset by one method, and the space that a sweep searches in it. Plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from audioconfit import choices, encoders, method, scores, splits
+from audioconfit.errors import InputError
+from audioconfit.recipe import Recipe
+from sweeps.request.datasets import Task
+from sweeps.request.plan import Plan
+
+# Standardised features reach their optimum between these rates; below it Adam is not done, above it validation falls.
+PROBE_LR_RANGE = (3e-4, 3e-2)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, per cell. batch size and chunk duration are categorical: stage 1 is shared by trials that agree
+    in them.
+    """
+
+    batch_sizes: tuple[int, ...]
+    chunk_seconds: tuple[float, ...]
+    probe_lr: tuple[float, float] = PROBE_LR_RANGE
+
+    @property
+    def stage_count(self) -> int:
+        """How many different stage-1 runs a search can need at most."""
+        return len(self.batch_sizes) * len(self.chunk_seconds)
+
+    def first_guess(self) -> dict[str, Any]:
+        """Where each search begins: the largest batch (contrast grows with it), the longest chunk, a middling probe
+        rate.
+        """
+        low, high = self.probe_lr
+        return {
+            "batch_size": max(self.batch_sizes),
+            "chunk_seconds": max(self.chunk_seconds),
+            "probe_lr": (low * high) ** 0.5,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A backbone, a dataset and a method; `base` holds every number of the recipe that is not searched."""
+
+    base: Recipe
+    space: Space
+    prepared: Path
+
+    @property
+    def name(self) -> str:
+        """Names the study, the MLflow run and the folder: safe in a path."""
+        backbone = Path(self.base.backbone).name if "/" in self.base.backbone else self.base.backbone
+        return f"{backbone}.{self.base.dataset}" + ("" if self.base.method == "pairtune" else f".{self.base.method}")
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What people filter by."""
+        return {
+            "cell": self.name,
+            "dataset": self.base.dataset,
+            "backbone": self.base.backbone,
+            "method": self.base.method,
+        }
+
+    def recipe(self, suggested: dict[str, Any]) -> Recipe:
+        """The recipe of one trial: the cell's own numbers and what the search suggests."""
+        return self.base.model_copy(update=suggested)
+
+
+def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
+    """The grid: every backbone on every dataset by every method.
+
+    Raises:
+        InputError: for a searched value that cannot work on some dataset, before anything is trained.
+    """
+    cells = []
+    for task in tasks:
+        for backbone in plan.backbones:
+            space = _space(plan, task, backbone)
+            for name in plan.methods:
+                cells.append(Cell(_base(plan, task, backbone, name), space, task.prepared))
+            for chunk in space.chunk_seconds:
+                method.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
+    return cells
+
+
+def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:
+    numbers: dict[str, Any] = {
+        "dataset": task.dataset,
+        "fingerprint": task.waveforms.fingerprint,
+        "protocol": plan.protocol,
+        "backbone": backbone,
+        "weights": "" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
+        "method": method_name,
+        "lr": plan.lr or encoders.backbone(backbone).lr,
+        "epochs": plan.epochs,
+        "probe": plan.probe,
+        "metric": plan.metric and scores.fitting(plan.metric, multi_label=task.split.multi_label),
+    }
+    try:
+        return Recipe.model_validate(numbers | plan.settings)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(f"--set {wrong['loc'][0]}={wrong['input']}: {wrong['msg']}.") from None
+
+
+def _space(plan: Plan, task: Task, backbone: str) -> Space:
+    kept, split = method.embeddable(backbone, task.waveforms), task.split
+    if kept is not task.waveforms:
+        split = splits.split(kept.corpus, protocol=plan.protocol)
+    return Space(
+        batch_sizes=plan.batch_sizes or choices.batch_sizes(split),
+        chunk_seconds=plan.chunks or choices.chunk_seconds(kept, split),
+    )

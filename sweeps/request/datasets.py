@@ -1,0 +1,188 @@
+"""Datasets: each dataset of the plan found, prepared and split, before anything is trained."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from audioconfit import audio, catalogue, corpora, folds, method, scores, splits, synthesis
+from audioconfit.audio import Fault, Waveforms
+from audioconfit.audio.preparing import Map
+from audioconfit.catalogue import State
+from audioconfit.corpora import CORPORA, Corpus, download
+from audioconfit.errors import InputError
+from audioconfit.folds import Folds
+from audioconfit.splits import Split
+from sweeps.request.plan import Plan
+
+SHOWN_FAULTS, SHOWN_COPIES = 5, 3
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset, ready to be learned. `folds` of its test, `inner` ones of its development clips."""
+
+    dataset: str
+    prepared: Path
+    waveforms: Waveforms
+    split: Split
+    folds: int
+    inner: Folds
+
+
+def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Task]:
+    """Every dataset of the plan. `map` spreads the decoding over a cluster; this machine's cores do it otherwise.
+
+    Raises:
+        InputError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
+    """
+    names = _there(plan, console)
+    found = _together(names, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
+    called = [corpus.name for corpus in found]
+    if twice := {name for name in called if called.count(name) > 1}:
+        raise InputError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
+    return _together(found, lambda corpus: _task(corpus, plan, console, map))
+
+
+def generate(plan: Plan) -> Plan:
+    """The demo's plan with its data: a small generated stand-in for each of its datasets, in the corpus' own layout."""
+    folder = plan.storage.absolute() / "demo-data"
+    for name in plan.datasets:
+        synthesis.write(name, folder)
+    return plan.model_copy(update={"data": folder, "allow_incomplete": True})
+
+
+def _there(plan: Plan, console: Console) -> list[str]:
+    """The datasets to sweep over: fetched where the plan says so, without the missing ones where it says so."""
+    known = [name for name in plan.datasets if name in CORPORA]
+    if plan.download:
+        for state in catalogue.states(plan.data, known):
+            if state.status == "download":
+                _fetch(state.source.name, plan.data, console)
+    states = catalogue.states(plan.data, known)
+    lacking = [state.source.name for state in states if not _can_be_used(state, plan)]
+    if len(known) == 1 or not lacking:
+        return list(plan.datasets)  # a single one explains itself where it is loaded
+    console.print(catalogue.listing(states))
+    rest = [name for name in plan.datasets if name not in lacking]
+    if not (plan.skip_missing and rest):
+        raise InputError(
+            f"Not ready: {', '.join(lacking)}. --download fetches those that are free, --skip-missing sweeps over the "
+            "rest."
+        )
+    console.print(f"[yellow]Left out: {', '.join(lacking)}[/yellow]")
+    return rest
+
+
+def _can_be_used(state: State, plan: Plan) -> bool:
+    return state.there or (state.status == "incomplete" and plan.allow_incomplete)
+
+
+def _fetch(name: str, data: Path, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(f"downloading {name}", total=None)
+        try:
+            download.fetch(name, data, progress=lambda done, total: bar.update(line, completed=done, total=total))
+        except ConnectionError as error:
+            raise InputError(f"{name} could not be downloaded: {error}") from None
+
+
+def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
+    folder = plan.storage.absolute() / "prepared" / corpus.name
+    with _bar(console) as bar:
+        line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
+        waveforms = audio.prepare(
+            corpus, folder, progress=lambda done, total: bar.update(line, completed=done), map=map
+        )
+    _say_faults(waveforms.corpus.name, waveforms.faults, len(waveforms.corpus.clips), console)
+    for backbone in plan.backbones:
+        kept = method.embeddable(backbone, waveforms)
+        short = kept.faults[len(waveforms.faults) :]
+        _say_faults(f"{waveforms.corpus.name} for {backbone}", short, len(kept.corpus.clips), console)
+    if not plan.allow_incomplete:
+        corpora.check_complete(waveforms.corpus)  # a copy full of broken files is no copy
+    for note in (*waveforms.corpus.notes, *_copies(waveforms.corpus)):
+        console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
+    split = splits.split(waveforms.corpus, protocol=plan.protocol)
+    if plan.refit and (split.multi_label or plan.probe != "adam"):
+        choice = f"the thresholds of {corpus.name}" if split.multi_label else "the penalty of --probe lbfgs"
+        raise InputError(f"--refit leaves no clips for {choice}, which must be chosen on clips that were not learned.")
+    inner = folds.cut(split)
+    for note in (*_crossing(waveforms.corpus, split), *_notes(plan, split, inner)):
+        console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
+    return Task(corpus.name, folder, waveforms, split, splits.fold_count(waveforms.corpus, plan.protocol), inner)
+
+
+def _copies(corpus: Corpus) -> Iterator[str]:
+    """Recordings that are there more than once."""
+    if not corpus.copies:
+        return
+    yield f"{len(corpus.copies)} recordings are there more than once, byte for byte: {_shown(corpus.copies)}."
+    labels = {clip.key: set(clip.labels) for clip in corpus.clips}
+    at_odds = [same for same in corpus.copies if any(labels[key] != labels[same[0]] for key in same)]
+    if at_odds:
+        yield f"{len(at_odds)} of them carry different labels: {_shown(at_odds)}."
+
+
+def _crossing(corpus: Corpus, split: Split) -> Iterator[str]:
+    """What copies mean for a split that stands as its lists or folds are."""
+    if found := splits.crossing(split, corpus):
+        shown = _shown(found)
+        yield f"{len(found)} of them stand on two sides of this split, which stands as it is: {shown}."
+
+
+def _shown(copies: Sequence[Sequence[str]]) -> str:
+    shown = "; ".join(" = ".join(same[:SHOWN_COPIES]) for same in copies[:SHOWN_COPIES])
+    return shown + ("; ..." if len(copies) > SHOWN_COPIES else "")
+
+
+def _notes(plan: Plan, split: Split, inner: Folds) -> Iterator[str]:
+    """What the search and the race cannot do here as they were asked to."""
+    if plan.metric and (used := scores.fitting(plan.metric, multi_label=split.multi_label)) != plan.metric:
+        labels = "several labels" if split.multi_label else "one label"
+        yield f"Each clip carries {labels}, so there is no {plan.metric}; {used} decides instead."
+    if plan.select == "holdout":
+        return
+    if len(inner) == 1:
+        yield "Its training clips cannot be cut into further inner folds; the validation side alone decides."
+    elif len(inner) < folds.FOLDS:
+        yield f"A race has {len(inner)} inner folds here, not {folds.FOLDS}: there is no more to hold out."
+    if inner.always_train:
+        names = ", ".join(inner.always_train[:SHOWN_FAULTS])
+        more = f" and {len(inner.always_train) - SHOWN_FAULTS} more" if len(inner.always_train) > SHOWN_FAULTS else ""
+        yield f"Never held out by an inner fold, for training needs them: {names}{more}."
+
+
+def _together(items: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]:
+    made: list[Made] = []
+    problems: list[str] = []
+    for item in items:
+        try:
+            made.append(make(item))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return made
+
+
+def _say_faults(name: str, faults: Sequence[Fault], remaining: int, console: Console) -> None:
+    if not faults:
+        return
+    console.print(f"[yellow]{name}: {len(faults)} clips left out, {remaining} remain[/yellow]")
+    for fault in faults[:SHOWN_FAULTS]:
+        console.print(f"  [dim]{escape(f'{fault.key}: {fault.reason}')}[/dim]")
+    if len(faults) > SHOWN_FAULTS:
+        console.print(f"  [dim]and {len(faults) - SHOWN_FAULTS} more[/dim]")
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)

@@ -1,0 +1,164 @@
+"""The command line of a sweep, derived from the fields of Plan: help, defaults and types are said there and once."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from audioconfit import corpora
+from audioconfit.errors import InputError
+from sweeps.request.plan import PAPER_BACKBONES, Flag, Group, Plan
+
+ALL = "all"
+ENVIRONMENT = dict(os.environ)  # as the user set it: MLflow writes its own variable
+
+
+def _flag(field: FieldInfo) -> Flag:
+    (flag,) = (entry for entry in field.metadata if isinstance(entry, Flag))
+    return flag
+
+
+# What a cluster's nodes set once, so that the same command works on a laptop, on the head and as a job.
+VARIABLES = {name: known for name, field in Plan.model_fields.items() if (known := _flag(field).variable)}
+
+# Small enough for two minutes on two cores, large enough to show every part at work.
+DEMO: dict[str, Any] = {
+    "datasets": "timit,esc50",
+    "backbones": "wav2vec2-tiny,wavlm-tiny",
+    "name": "demo",
+    "trials": 4,
+    "epochs": 14,
+    "batch_sizes": "16,32",
+    "seeds": 2,
+    "finalists": 2,
+}
+
+EXAMPLES = """examples:
+  python sweeps/grid.py --demo                                       see it work: no data, network or GPU
+  python sweeps/grid.py --datasets all --data data --dry-run         the paper's grid: what it would cost
+  python sweeps/grid.py --datasets my/recordings --backbones wav2vec2-tiny --trials 8
+  python sweeps/grid.py --datasets esc50 --methods pairtune,finetune --set mining=hardest --name hardest
+"""
+
+
+def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = ENVIRONMENT) -> Plan:
+    """The plan of a command line; the environment fills in where things are.
+
+    Raises:
+        InputError: one line per thing that is wrong, each with the value and the way out.
+    """
+    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    values = _from_environment(environment) | (DEMO if given.get("demo") else {}) | given
+    if not _parts(values.get("datasets", "")):
+        raise InputError(
+            "Say what to learn: --datasets all, --datasets emodb,esc50, a path of your own, or --demo to see it work "
+            "without data."
+        )
+    values["datasets"] = _expand(values["datasets"], tuple(sorted(corpora.CORPORA)))
+    values["backbones"] = _expand(values.get("backbones", ALL), PAPER_BACKBONES)
+    for name in ("methods", "batch_sizes", "chunks"):
+        if name in values:
+            values[name] = _parts(values[name])
+    if "settings" in values:
+        values["settings"] = dict(map(_setting, values["settings"]))
+    return _validated(values)
+
+
+def places(environment: Mapping[str, str] = ENVIRONMENT, **given: Any) -> Plan:
+    """A plan that learns nothing and only says where things are: for commands that look at what sweeps use or left.
+
+    `given` has fields of Plan; None leaves one to the environment and the default.
+    """
+    return _validated(
+        {"datasets": ()} | _from_environment(environment) | {name: at for name, at in given.items() if at is not None}
+    )
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: environment[known] for name, known in VARIABLES.items() if environment.get(known)}
+
+
+def _validated(values: dict[str, Any]) -> Plan:
+    try:
+        return Plan(**values)
+    except ValidationError as error:
+        raise InputError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    flag = _option(name, Plan.model_fields[name])
+    if problem["type"] == "value_error":
+        return f"{flag}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{flag} {problem['input']}: {problem['msg']}."
+
+
+def _expand(names: str, everything: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = _parts(names)
+    return everything if chosen == (ALL,) else tuple(dict.fromkeys(chosen))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _setting(word: str) -> tuple[str, Any]:
+    """NAME=VALUE as the recipe wants it: a list of augmentations, a number, true or false, else a word."""
+    name, equals, text = word.partition("=")
+    if not equals:
+        raise InputError(f"--set {word}: This is not NAME=VALUE, such as --set mining=hardest.")
+    if name == "augment":
+        return name, _parts(text)
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python sweeps/grid.py",
+        description="Sweep a grid of backbones x datasets: search, confirm on test, register the best probe per task. "
+        "The same command with the same --name goes on where it stopped.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups = {group: parser.add_argument_group(group) for group in Group}
+    for name, field in Plan.model_fields.items():
+        flag = _flag(field)
+        groups[flag.group].add_argument(_option(name, field), dest=name, default=None, **_arguments(flag, field))
+    return parser
+
+
+def _arguments(flag: Flag, field: FieldInfo) -> dict[str, Any]:
+    """How argparse reads the flag. It leaves types to Plan, which names every wrong value at once."""
+    if isinstance(field.default, bool):
+        return {"action": "store_false" if field.default else "store_true", "help": flag.help}
+    if flag.name == "set":
+        return {"action": "append", "metavar": flag.metavar, "help": flag.help}
+    if choices := get_args(field.annotation) if flag.metavar is None else ():
+        return {"choices": choices, "help": f"{flag.help} (default: {field.default})"}
+    return {"metavar": flag.metavar, "help": f"{flag.help}{_default(flag, field)}".replace("%", "%%")}
+
+
+def _default(flag: Flag, field: FieldInfo) -> str:
+    shown = "" if field.is_required() or field.default is None else _word(field.default)
+    said = [f"${flag.variable}"] if flag.variable else []
+    if not shown and said:
+        return f"; also {said[0]}"
+    return f" (default: {', else '.join([*said, shown])})" if shown else ""
+
+
+def _word(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _option(name: str, field: FieldInfo) -> str:
+    word = f"--{(_flag(field).name or name).replace('_', '-')}"
+    return word.replace("--", "--no-", 1) if field.default is True else word

@@ -1,0 +1,118 @@
+"""The forecast: what a sweep will cost, before it begins. From its own earlier trials where there are any, else from a
+short calibration: one PairTune step of each backbone on this machine's device.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from audioconfit import encoders, losses, method
+from audioconfit.audio import SAMPLE_RATE
+from audioconfit.errors import InputError
+from sweeps.request.cells import Cell
+from sweeps.request.datasets import Task
+from sweeps.request.plan import Plan
+from sweeps.trial.assignment import RESULT
+
+CALIBRATION_ROWS, CALIBRATION_STEPS = 4, 3
+FLOAT_BYTES = 4
+CHECKPOINT_SIZE = 3  # weights and Adam's two moments, in weights
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a backbone costs: seconds of one slot per second of audio in stage 1, parameters, dimension."""
+
+    seconds_per_audio_second: float
+    parameters: int
+    dim: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one cell will cost at most, without early stopping; no hours and bytes where its weights are not here."""
+
+    stage_runs: int
+    folds: int  # of the race, this cell's share of its task's
+    confirmations: int
+    source: str
+    slot_hours: float | None = None
+    disk_bytes: float | None = None
+
+
+def of_cells(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task]) -> dict[str, Forecast]:
+    """The forecast of each cell by its name."""
+    paces = {name: pace(name, plan.folder) for name in dict.fromkeys(cell.base.backbone for cell in cells)}
+    by_name = {task.dataset: task for task in tasks}
+    return {
+        cell.name: _of(
+            plan, cell, by_name[cell.base.dataset], paces[cell.base.backbone], _folds(plan, cell, cells, by_name)
+        )
+        for cell in cells
+    }
+
+
+def _folds(plan: Plan, cell: Cell, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> int:
+    """What a cell trains for the race at most: its share of the further inner folds of its task's finalists. Frozen
+    features are extracted once.
+    """
+    if plan.select == "holdout" or cell.base.method == "frozen":
+        return 0
+    rivals = [other for other in cells if other.base.dataset == cell.base.dataset]
+    finalists = min(max(plan.finalists, len(rivals)), sum(min(plan.trials, one.space.stage_count) for one in rivals))
+    return math.ceil(finalists * (len(tasks[cell.base.dataset].inner) - 1) / len(rivals))
+
+
+def pace(name: str, folder: Path) -> Pace | None:
+    """What a backbone costs, from the sweep's earlier trials or on this machine. None: its weights are not here."""
+    try:
+        encoder = encoders.load(name)
+    except InputError:
+        return None  # the sweep itself will say so; a plan needs no network
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    trials = [json.loads(path.read_text()) for path in folder.glob(f"trials/*/{RESULT}")]
+    trained = [one for one in trials if one["recipe"]["backbone"] == name and one.get("trained_seconds")]
+    if trained:
+        seconds = sum(one["trained_seconds"] for one in trained) / sum(one["cost"] for one in trained)
+        return Pace(seconds, parameters, encoder.dim, "from the sweep's earlier trials")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Pace(_step_seconds(encoder, device), parameters, encoder.dim, f"from a short calibration on this {device}")
+
+
+def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -> Forecast:
+    """Every different stage 1 that the search can ask for, the race, and the confirmation, from scratch."""
+    runs = min(plan.trials, cell.space.stage_count)
+    again = task.folds if task.folds > 1 else plan.seeds
+    if backbone is None:
+        return Forecast(runs, folds, again, f"unknown for {cell.base.backbone}, whose weights are not here")
+    costs = [
+        method.audio_seconds(cell.recipe({"batch_size": batch, "chunk_seconds": chunk}), task.waveforms)
+        for batch in cell.space.batch_sizes
+        for chunk in cell.space.chunk_seconds
+    ]
+    seconds = sum(costs) / len(costs) * (runs + folds + again) * backbone.seconds_per_audio_second
+    clips = len(task.split.train) + len(task.split.valid)
+    features = (runs + folds + again) * clips * backbone.dim * FLOAT_BYTES
+    weights = backbone.parameters * FLOAT_BYTES * (plan.keep_encoders + again + CHECKPOINT_SIZE)
+    return Forecast(runs, folds, again, backbone.source, seconds / 3600, features + weights)
+
+
+def _step_seconds(encoder: encoders.Encoder, device: str) -> float:
+    """Of one PairTune step per second of audio: the fastest of a few, for others may be at work here."""
+    encoder.to(device).train()
+    waveforms = torch.randn(CALIBRATION_ROWS, SAMPLE_RATE, device=device)
+    labels = torch.arange(CALIBRATION_ROWS, device=device) // 2
+    seconds = []
+    for _ in range(CALIBRATION_STEPS):
+        began = time.perf_counter()
+        losses.supcon(encoder(waveforms), labels).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / CALIBRATION_ROWS

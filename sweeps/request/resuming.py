@@ -1,0 +1,80 @@
+"""Resuming: what may change between two starts of one sweep, and that only one driver runs it at a time.
+
+More trials, more seeds and more cells may come. Anything that makes old trials incomparable with new ones (the corpus'
+content, its protocol, a number of the recipe, the searched space, the code's result version) is refused with what
+changed.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from audioconfit import files
+from audioconfit.errors import InputError
+from sweeps.request.cells import Cell
+
+RECORD, LEASE = "sweep.json", "driver.lease"
+
+
+@contextmanager
+def lease(folder: Path) -> Iterator[None]:
+    """This process is the sweep's only driver while the block runs.
+
+    A lock of the operating system, not a file that could go stale: it ends with its process, however that ends.
+
+    Raises:
+        InputError: another driver of this sweep is alive.
+    """
+    with (folder / LEASE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"Another driver ({file.read().strip() or 'unknown'}) is already running the sweep in {folder}. "
+                "Wait for it, stop it, or choose another --name."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
+    """Compares the cells with those of earlier starts, and records the new ones.
+
+    Raises:
+        InputError: a line per cell and setting that changed.
+    """
+    path = folder / RECORD
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    now = {cell.name: _comparable(cell) for cell in cells}
+    changes = [
+        f"{name}: {setting} was {known[name].get(setting)}, is {value}."
+        for name, settings in now.items()
+        for setting, value in (dict.fromkeys(known.get(name, ())) | settings).items()
+        if name in known and known[name].get(setting) != value
+    ]
+    if changes:
+        raise InputError(
+            "\n".join(changes)
+            + f"\nOld and new trials of {folder.name!r} could not be compared. Ask for what it was, or start a sweep "
+            "under another --name."
+        )
+    files.write(path, json.dumps(known | now, indent=2))
+
+
+def _comparable(cell: Cell) -> dict[str, Any]:
+    """All that a cell's trials have in common, as JSON reads it back."""
+    searched = {
+        "batch_sizes": cell.space.batch_sizes,
+        "chunk_seconds": cell.space.chunk_seconds,
+        "probe_lr": cell.space.probe_lr,
+    }
+    fixed = {name: value for name, value in cell.base.settings.items() if name not in ("batch_size", *searched)}
+    return json.loads(json.dumps(fixed | searched))

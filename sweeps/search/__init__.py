@@ -1,0 +1,1 @@
+"""The search: one Optuna study per cell behind one Ray Tune run."""

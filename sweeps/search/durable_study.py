@@ -1,0 +1,65 @@
+"""A durable study: one cell's Optuna study in memory, where it is asked and read, and in the storage, where it lasts.
+
+Optuna on SQLite writes and reads a trial in a dozen transactions, 65 ms of CPU; here it takes one to ask, one per
+report and one to tell. What is not in the storage has not happened: a driver killed inside ask() or tell() finds the
+trial never asked, or not told yet, but never half a trial. Only one process may have the study open.
+"""
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class DurableStudy:
+    """The study of that name, found or created in the storage; scores are maximised."""
+
+    def __init__(self, name: str, storage: BaseStorage, *, pruner: BasePruner) -> None:
+        optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        self.storage, self.id = storage, storage.get_study_id_from_name(name)
+        stored = storage.get_all_trials(self.id, deepcopy=False)
+        self.ids = [trial._trial_id for trial in stored]  # the storage's ids, by trial number
+        self.study = optuna.create_study(direction="maximize", pruner=pruner)
+        self.study.add_trials(stored)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in order; read only."""
+        return self.study.get_trials(deepcopy=False)[: len(self.ids)]
+
+    def running(self) -> list[Trial]:
+        """The trials that were asked and not told yet."""
+        return [Trial(self.study, trial._trial_id) for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def suggest_first(self, params: Mapping[str, float]) -> None:
+        """The first point, if no trial was asked yet."""
+        if not self.ids:
+            self.study.enqueue_trial(dict(params))
+
+    def ask(self, distributions: dict[str, BaseDistribution], sampler: BaseSampler) -> Trial:
+        """The next trial, stored whole."""
+        self.study.sampler = sampler
+        trial = self.study.ask(distributions)
+        whole = self.study.get_trials(deepcopy=False)[trial.number]
+        self.ids.append(self.storage.create_new_trial(self.id, whole))
+        return trial
+
+    def report(self, trial: Trial, value: float, step: int) -> None:
+        """Stores an early score, once per step."""
+        if step not in self.trials[trial.number].intermediate_values:
+            self.storage.set_trial_intermediate_value(self.ids[trial.number], step, value)
+            trial.report(value, step)
+
+    def tell(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: float) -> None:
+        """Stores how the trial ended. A pruned trial's value is its last early score."""
+        for name, attribute in attributes.items():
+            trial.set_user_attr(name, attribute)
+            self.storage.set_trial_user_attr(self.ids[trial.number], name, attribute)
+        told = self.study.tell(trial, value, state)
+        self.storage.set_trial_state_values(self.ids[trial.number], told.state, told.values)

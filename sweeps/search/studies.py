@@ -1,0 +1,259 @@
+"""Studies: one Optuna study per cell, which cell is asked next, and when the search ends.
+
+Optuna's storage is the truth, and a restart continues from it: finished trials count, running ones are adopted under
+the same key and go on from their checkpoint. Knows nothing of Ray; tuning.py puts the studies behind Ray Tune.
+"""
+
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.request.cells import Cell, Space
+from sweeps.search import ranking
+from sweeps.search.durable_study import DurableStudy
+from sweeps.search.halving import Halving
+from sweeps.slots.job_queue import CANCELLED
+from sweeps.trial.assignment import Assignment
+
+# The early score that pruning compares, and the final score that the search maximises.
+EARLY_SCORE, SCORE = "valid_knn", "valid_score"
+
+STARTUP_TRIALS = 5  # drawn at random and run to the end, before TPE and pruning have enough to go by
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that its cell's study proposed, and the key of its stage 1."""
+
+    cell: Cell
+    trial: optuna.trial.Trial
+    stage_key: str
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space in Optuna's terms."""
+    return {
+        "batch_size": CategoricalDistribution(space.batch_sizes),
+        "chunk_seconds": CategoricalDistribution(space.chunk_seconds),
+        "probe_lr": FloatDistribution(*space.probe_lr, log=True),
+    }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: trials per cell, hours after which none is added, and when a cell has converged."""
+
+    trials: int
+    hours: float | None = None
+    converged: int | None = None  # complete trials in a row without a better score
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a cell's trials have ended so far, and the best validation score among them."""
+
+    complete: int
+    pruned: int
+    failed: int
+    best: float | None
+
+
+class Studies:
+    """Asks the least served cell's study for the next trial, and tells it how the trial went.
+
+    Running trials are known by the name that their runner gives them.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        budget: Budget,
+        root: Path,
+        storage: BaseStorage,
+        seed: int = 0,
+        early_stopping: bool = True,
+        micro_batch: int | None = None,
+    ) -> None:
+        self.cells = {cell.name: cell for cell in cells}
+        self.budget, self.root, self.seed = budget, root, seed
+        self.early_stopping, self.micro_batch = early_stopping, micro_batch
+        self.live: dict[str, Asked] = {}
+        self.interrupted = threading.Event()
+        self.began = time.monotonic()
+        self.studies = {cell.name: _open(cell, storage) for cell in cells}
+        # Asked but not running: from an earlier start, or waiting for a stage that another trial is training.
+        self.held = [
+            _asked(self.cells[name], trial) for name, study in self.studies.items() for trial in study.running()
+        ]
+        self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
+        self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
+
+    def start(self, name: str) -> Asked | None:
+        """The next trial, which then runs under this name. None: none can start before another ends."""
+        asked = self._next()
+        if asked is not None:
+            self.live[name] = asked
+        return asked
+
+    def report(self, name: str, result: Mapping[str, Any]) -> None:
+        """An early score of a running trial; other results are passed over."""
+        if _is_early(result):
+            asked = self.live[name]
+            self.studies[asked.cell.name].report(asked.trial, result[EARLY_SCORE], result["epoch"])
+
+    def should_stop(self, name: str, result: Mapping[str, Any]) -> bool:
+        """Whether the trial's own study would prune it now.
+
+        Never the first trials of a cell, for halving two trials halves by chance; nor a trial that only fits a probe,
+        for it has nothing to save.
+        """
+        trial = self.live[name].trial
+        early = self.early_stopping and _is_early(result) and trial.number >= STARTUP_TRIALS
+        return early and trial.should_prune()
+
+    def finish(self, name: str, result: Mapping[str, Any], *, error: bool = False) -> None:
+        """How a running trial ended: by its last result, or by an error of its runner."""
+        asked = self.live.pop(name)
+        cell, study = asked.cell.name, self.studies[asked.cell.name]
+        if result.get("failed") == CANCELLED:  # the queue hears of an interruption before its driver does
+            self.interrupted.set()
+        if self.interrupted.is_set() and not result.get("ended"):
+            return  # not lost: it stays RUNNING and is adopted at the next start
+        if error or result.get("failed"):
+            study.tell(asked.trial, TrialState.FAIL)
+        elif result.get("ended"):
+            study.tell(asked.trial, TrialState.COMPLETE, result[SCORE], cost=result["cost"])
+            self.stale[cell] = 0 if study.study.best_trial.number == asked.trial.number else self.stale[cell] + 1
+        else:
+            study.tell(asked.trial, TrialState.PRUNED)
+
+    def assignment(self, asked: Asked) -> Assignment:
+        """What a slot does for a trial."""
+        return self._assignment(asked.cell, asked.trial.number, asked.trial.params)
+
+    def ended(self) -> Iterator[tuple[Assignment, TrialState]]:
+        """Every trial that has ended, as it was assigned, and how it ended."""
+        for cell in self.cells.values():
+            for trial in self.history(cell):
+                if trial.state.is_finished():
+                    yield self._assignment(cell, trial.number, trial.params), trial.state
+
+    def remaining(self) -> int:
+        """How many trials are still to run or to finish."""
+        return sum(self._left(name) for name in self.cells) + len(self.held)
+
+    def history(self, cell: Cell) -> list[FrozenTrial]:
+        """All trials of a cell, in order."""
+        return self.studies[cell.name].trials
+
+    def tally(self, cell: Cell) -> Tally:
+        """What the cell's trials have reached so far."""
+        trials = self.history(cell)
+        ended = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+        best = ranking.best_trial(trials)
+        return Tally(
+            ended[TrialState.COMPLETE],
+            ended[TrialState.PRUNED],
+            ended[TrialState.FAIL],
+            None if best is None else best.value,
+        )
+
+    def _assignment(self, cell: Cell, number: int, params: dict[str, Any]) -> Assignment:
+        return Assignment(
+            recipe=cell.recipe(params),
+            prepared=cell.prepared,
+            root=self.root,
+            key=f"{cell.name}-{number:04d}",
+            micro_batch=self.micro_batch,
+        )
+
+    def _left(self, name: str) -> int:
+        """How many more trials a cell may ask for."""
+        hours, converged = self.budget.hours, self.budget.converged
+        if hours is not None and time.monotonic() - self.began > 3600 * hours:
+            return 0
+        if converged is not None and self.stale[name] >= converged:
+            return 0
+        return max(0, self.budget.trials - self.asked[name])
+
+    def _next(self) -> Asked | None:
+        """The next trial whose stage 1 is not already being trained; held trials first."""
+        busy = {asked.stage_key for asked in self.live.values()}
+        asked = next((asked for asked in self.held if asked.stage_key not in busy), None)
+        if asked is not None:
+            self.held.remove(asked)
+            return asked
+        while (asked := self._ask()) is not None and asked.stage_key in busy:
+            self.held.append(asked)
+        return asked
+
+    def _ask(self) -> Asked | None:
+        """A trial of the least served cell; of equals, of the cell that improved last. None: all trials were asked."""
+        open_cells = [name for name in self.cells if self._left(name)]
+        if not open_cells:
+            return None
+        name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
+        asked, space = self.asked[name], distributions(self.cells[name].space)
+        # Seeded per trial: a restart proposes what the undisturbed search would have proposed, and no point twice.
+        sampler = KnownSpace(
+            space,
+            seed=zlib.crc32(f"{self.seed} {name} {asked}".encode()),
+            n_startup_trials=STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,
+        )
+        self.asked[name] += 1
+        return _asked(self.cells[name], self.studies[name].ask(space, sampler))
+
+
+class KnownSpace(TPESampler):
+    """TPE with a given space: Optuna's own derives it from all earlier trials at every ask."""
+
+    def __init__(self, space: dict[str, BaseDistribution], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.space = {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.space
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage behind a URL: any of SQLAlchemy's, or `journal:PATH` for a journal file."""
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+    connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=connect)
+
+
+def _asked(cell: Cell, trial: optuna.trial.Trial) -> Asked:
+    return Asked(cell, trial, cell.recipe(trial.params).stage_key)
+
+
+def _is_early(result: Mapping[str, Any]) -> bool:
+    return EARLY_SCORE in result and not result.get("ended")
+
+
+def _open(cell: Cell, storage: BaseStorage) -> DurableStudy:
+    # Every trial gets a third of the epochs; after that only the better half goes on.
+    pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
+    study = DurableStudy(cell.name, storage, pruner=pruner)
+    study.suggest_first(cell.space.first_guess())
+    return study
+
+
+def _since_best(trials: Sequence[FrozenTrial]) -> int:
+    """How many trials have completed since the best one."""
+    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return len(values) - 1 - values.index(max(values)) if values else 0

@@ -1,0 +1,100 @@
+"""The pool: the driver's side of the warm slots. Each slot is a Ray Train run that a thread keeps alive."""
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from sweeps.slots.jobs import Jobs
+from sweeps.slots.worker import Slot, Work, serve
+
+# Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
+RECYCLE_AFTER = 500
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """What one slot takes: `workers` ranks, each with `cpus` and `gpus` (a fraction shares a GPU)."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{workers} with {self.cpus:g} CPU and {self.gpus:g} GPU" + (" each" if self.workers > 1 else "")
+
+    def fit_into(self, resources: Mapping[str, float]) -> int:
+        """How many slots of this shape the resources hold."""
+        by_cpu = resources.get("CPU", 0.0) / (self.cpus * self.workers) if self.cpus else float("inf")
+        by_gpu = resources.get("GPU", 0.0) / (self.gpus * self.workers) if self.gpus else float("inf")
+        return int(min(by_cpu, by_gpu))
+
+
+class Pool:
+    """Keeps up to `slots` Train runs alive, each by a thread of the driver; those without resources wait for them."""
+
+    def __init__(
+        self, jobs: Jobs, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = RECYCLE_AFTER
+    ) -> None:
+        self.jobs, self.work, self.shape, self.storage, self.recycle_after = jobs, work, shape, storage, recycle_after
+        self.closing = False
+        self.errors: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self.numbers = itertools.count()
+        self.grow(slots)
+
+    def grow(self, slots: int) -> None:
+        """Starts slots until there are that many; a slot whose node went away waits for another node."""
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        for _ in range(len(self.threads), slots):
+            thread = threading.Thread(target=self._keep, args=(f"slot-{next(self.numbers)}",), daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def close(self, timeout_seconds: float = 20.0) -> None:
+        """Lets the slots end and waits for them."""
+        self.closing = True
+        self.jobs.close()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self.threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+
+    def _keep(self, slot: str) -> None:
+        while not self.closing:
+            try:
+                self._trainer(slot).fit()
+                return  # the queue let it go
+            except Exception as error:
+                if self.closing:
+                    return
+                self.errors.append(f"{slot}: {type(error).__name__}: {str(error)[:300]}")
+                group = self.jobs.placement_group(slot)
+                if group is not None:  # a dead controller leaves it behind, and the slot's CPUs with it
+                    ray.util.remove_placement_group(group)
+                time.sleep(2.0)
+
+    def _trainer(self, name: str) -> TorchTrainer:
+        shape = self.shape
+        resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
+        return TorchTrainer(
+            serve,
+            train_loop_config={"slot": Slot(self.jobs, name, self.work, self.recycle_after)},
+            # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
+            scaling_config=ScalingConfig(
+                num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources
+            ),
+            # Attempts count per job: the queue gives up on a poisonous job, and a slot is replaced as often as needed.
+            run_config=RunConfig(
+                name=f"{name}-{time.time_ns()}",
+                storage_path=str(self.storage),
+                failure_config=FailureConfig(max_failures=-1),
+            ),
+        )

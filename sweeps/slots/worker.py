@@ -1,0 +1,121 @@
+"""The worker's side of a warm slot: one long-lived Ray Train run that serves one job after the other, on all its ranks.
+
+A TorchTrainer per trial costs about 19 s of process starts and leaks its placement group when Tune stops it early; a
+slot pays once and changes jobs in tenths of a second. What a job does is not known here: `work(assignment, tell)` is
+given.
+"""
+
+import gc
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+import torch
+import torch.distributed as dist
+from ray import train
+
+from audioconfit.training import Diverged
+from sweeps import faults
+from sweeps.faults import Halted
+from sweeps.slots.job_queue import CLOSED, Job, RankProcess
+from sweeps.slots.jobs import Jobs
+
+Tell = Callable[[int, dict[str, Any] | None], bool]
+Work = Callable[[Any, Tell], None]
+Value = TypeVar("Value")
+
+# After these errors the process is reusable; after any other it is replaced.
+HARMLESS = (ValueError, ArithmeticError, MemoryError, torch.OutOfMemoryError, Diverged)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What `serve` needs to know: its queue and name, what a job does, and after how many jobs it is replaced."""
+
+    jobs: Jobs
+    name: str
+    work: Work
+    recycle_after: int
+
+
+def serve(config: dict[str, Any]) -> None:
+    """The train loop of the slot `config["slot"]`. Ends when the queue is closed; raises only to have Train replace the
+    worker group.
+    """
+    slot: Slot = config["slot"]
+    rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
+    actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
+    process = RankProcess(actor, os.getpid(), group)
+    served = 0
+    gc.freeze()  # the imported modules: half a million objects, and scanning them after each job took 0.3 s
+    while True:
+        slot.jobs.join(slot.name, rank, process)
+        job = _from_rank_zero(slot.jobs.take(slot.name) if rank == 0 else None)
+        if job is None:
+            continue
+        if not isinstance(job, Job):
+            assert job == CLOSED
+            return
+        failure = _run(job, slot, rank, world)
+        if failure and failure.halts:
+            slot.jobs.halt(slot.name, job, failure.why)
+        elif rank == 0 or failure:
+            slot.jobs.finish(slot.name, job, failure.why if failure else None)
+        served += 1
+        if failure and world > 1:
+            raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {failure.why}")
+        if failure and not failure.harmless:
+            raise RuntimeError(f"The worker may be damaged by this error and is replaced: {failure.why}")
+        if slot.recycle_after and served >= slot.recycle_after:
+            raise RuntimeError(f"The worker is replaced on purpose after {served} jobs.")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job's own error, without its frames: those hold tensors, and so the GPU's memory."""
+
+    why: str
+    harmless: bool  # the process can go on
+    halts: bool  # every other job would meet it too
+
+
+def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
+    """Runs one job. Returns its own error; a collective that another rank's death broke is raised: it is not the job's
+    fault.
+    """
+
+    def tell(step: int, metrics: dict[str, Any] | None) -> bool:
+        return bool(_from_rank_zero(slot.jobs.report(slot.name, job, step, metrics) if rank == 0 else None))
+
+    try:
+        slot.work(pickle.loads(job.work), tell)
+        return None
+    except Exception as error:
+        if world > 1 and _collective_broke(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, Halted):
+            return Failure(str(error), harmless=True, halts=True)
+        full = faults.is_full(error)
+        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, HARMLESS), halts=full)
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _from_rank_zero(value: Value) -> Value:
+    """Rank 0's value on every rank, so that all of them decide alike."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _collective_broke(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "c10d"))

@@ -1,0 +1,177 @@
+"""The report: what a person reads in the terminal before a sweep (the plan) and after it (the table, the champions, the
+links).
+"""
+
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweeps.outcome.race import Race
+from sweeps.outcome.registry import Registered
+from sweeps.outcome.selection import Candidate
+from sweeps.request.cells import Cell
+from sweeps.request.datasets import Task
+from sweeps.request.forecast import Forecast
+from sweeps.request.plan import Plan
+from sweeps.tracking import mlflow_page
+
+MLFLOW_PORT = 5000
+
+
+def show_plan(
+    plan: Plan,
+    cells: Sequence[Cell],
+    tasks: Sequence[Task],
+    forecasts: Mapping[str, Forecast],
+    console: Console,
+) -> None:
+    """What `--dry-run` prints; `forecasts` by the cell's name."""
+    data = _table("Datasets", "dataset", "clips", "classes", "train / valid / test", "duration", "folds")
+    for task in tasks:
+        split, corpus = task.split, task.waveforms.corpus
+        sides = " / ".join(str(len(side)) for side in (split.train, split.valid, split.test))
+        minutes = f"{task.waveforms.total_seconds / 60:.1f} min"
+        data.add_row(task.dataset, str(len(corpus.clips)), str(len(corpus.classes)), sides, minutes, str(task.folds))
+    console.print(data)
+    grid = _table("Cells", "cell", "batches", "chunks (s)", "runs", "hours", "disk")
+    for cell in cells:
+        batches = " ".join(map(str, cell.space.batch_sizes))
+        chunks = " ".join(f"{chunk:g}" for chunk in cell.space.chunk_seconds)
+        grid.add_row(cell.name, batches, chunks, *_costs(forecasts[cell.name]))
+    console.print(grid)
+    console.print("[dim]runs: stage 1 trained by the search + the race + the confirmation on test, at most[/dim]")
+    hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
+    console.print(
+        f"{len(cells)} cells, {len(cells) * plan.trials} trials, at most {hours:.1f} hours of one slot. "
+        "Nothing was started."
+    )
+    for source in dict.fromkeys(each.source for each in forecasts.values()):
+        console.print(
+            f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
+        )
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """Fits 80 columns with the paper's grid: names are never cut, numbers stand to the right."""
+    table = Table(title=f"[bold]{title}[/bold]", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _costs(cell: Forecast) -> tuple[str, str, str]:
+    runs = f"{cell.stage_runs} + {cell.folds} + {cell.confirmations}"
+    if cell.slot_hours is None or cell.disk_bytes is None:
+        return runs, "?", "?"
+    return runs, f"{cell.slot_hours:.2f}", _bytes(cell.disk_bytes)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def show_races(races: Mapping[str, Race], console: Console) -> None:
+    """Per task the finalists in their standing: the mean of the metric over the inner folds, and how far each came."""
+    for dataset, race in races.items():
+        standing = race.standing()
+        if not standing or max(len(one.folds) for one in standing) < 2:
+            continue  # the validation side told enough
+        table = _table(f"Race on {dataset} ({race.metric})", "cell", "batch", "chunk (s)", "folds", "mean", "sd")
+        for one in standing:
+            scores = [abs(score) for score in one.scores]
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            params = one.params
+            table.add_row(
+                one.cell.name,
+                str(params["batch_size"]),
+                f"{params['chunk_seconds']:g}",
+                f"{len(scores)} of {race.folds}",
+                f"{statistics.fmean(scores):.3f}",
+                f"{spread:.3f}",
+            )
+        console.print(table)
+
+
+def show_seen(tasks: Iterable[Task], console: Console) -> None:
+    """What the choice has read that a test score should not rest on."""
+    for task in tasks:
+        if task.folds > 1:
+            console.print(
+                f"[dim]{escape(task.dataset)}: recipes and champion were chosen on the development clips of test fold "
+                "0, which other folds test; the scores of folds above 0 are not free of that choice.[/dim]",
+                soft_wrap=True,
+            )
+
+
+def show_results(
+    cells: Sequence[Cell],
+    candidates: Sequence[Candidate],
+    champions: Sequence[Registered],
+    console: Console,
+) -> None:
+    """The table dataset x backbone: the metric and UAR on test in per cent, mean ± standard deviation over seeds or
+    folds; the best probe per task marked.
+    """
+    best = {registered.cell for registered in champions}
+    found = {candidate.cell: candidate for candidate in candidates}
+    backbones = dict.fromkeys(cell.base.backbone for cell in cells)
+    metrics = "; ".join(sorted({candidate.metric for candidate in candidates})) or "accuracy"
+    table = _table(f"Test: {metrics} ± sd, and UAR (per cent)", "dataset", "method", *backbones)
+    for dataset, method in dict.fromkeys((cell.base.dataset, cell.base.method) for cell in cells):
+        row = {cell.base.backbone: cell for cell in cells if (cell.base.dataset, cell.base.method) == (dataset, method)}
+        table.add_row(dataset, method, *(_entry(found.get(row[name].name), best) for name in backbones))
+    console.print(table)
+    for registered in champions:
+        console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)
+
+
+def show_failures(failures: dict[str, str], problems: Sequence[str], console: Console) -> None:
+    """What went wrong on the way, if anything."""
+    for key, why in failures.items():
+        console.print(f"[red]{key} failed:[/red] {why}", soft_wrap=True)
+    for problem in problems:
+        console.print(
+            f"[yellow]MLflow did not take everything; the next start of this sweep sends the rest:[/yellow] {problem}"
+        )
+
+
+def show_links(uri: str, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool) -> None:
+    """How to open the MLflow UI on this sweep, and how to use a champion."""
+    address = uri if uri.startswith("http") else f"http://127.0.0.1:{MLFLOW_PORT}"
+    if not uri.startswith("http"):
+        console.print("\nLook at the trials:", style="bold")
+        console.print(f"  mlflow server --backend-store-uri {shlex.quote(uri)} --port {MLFLOW_PORT}", soft_wrap=True)
+    console.print(f"  {mlflow_page.link(address, experiment)}", soft_wrap=True)
+    if champions and not refitted:
+        console.print("To have it trained once more on train and valid, run the same command with --refit.")
+    for registered in champions[:1]:
+        console.print("Use the best probe:", style="bold")
+        console.print(f"  mlflow.set_tracking_uri({uri!r})", soft_wrap=True)
+        console.print(
+            f"  model = mlflow.pyfunc.load_model({registered.uri!r})\n"
+            "  model.predict(pandas.DataFrame({'audio': [open('some.wav', 'rb').read()]}))",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
+    """How to go on."""
+    command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
+    console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
+    console.print(f"  {command}", soft_wrap=True, markup=False)
+
+
+def _entry(candidate: Candidate | None, best: set[str]) -> str:
+    if candidate is None:
+        return "[red]failed[/red]"
+    uar = 100 * statistics.fmean(run.metrics["test_uar"] for run in candidate.runs)
+    entry = candidate.shown if candidate.metric == "uar" else f"{candidate.shown} {uar:.1f}"
+    return f"[bold green]{entry} *[/bold green]" if candidate.cell in best else entry

@@ -1,0 +1,291 @@
+"""The tracker: every trial in MLflow, through the journal.
+
+Each event goes to the journal first (microseconds); a thread drains the journal into MLflow. One writer, one
+`log_batch` per run and turn. Everything is keyed by the trial's own key, so a restarted trial goes on in its run.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+
+from audioconfit.errors import InputError
+from sweeps import faults
+from sweeps.tracking import mlflow_page
+from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
+
+ANSWER_SECONDS = 20.0  # a tracking server that was started beside the sweep needs a while
+RETRY_SECONDS = (0, 1, 5, 30)
+# Events within a second go to MLflow together: a short trial's run is opened, filled and ended in three calls.
+GATHER_SECONDS, GATHER_EVENTS = 1.0, 1000
+LONGEST_VALUE, LONGEST_TAG = 6000, 4000  # characters of a parameter and of a tag in MLflow
+BATCH_METRICS = 900  # MLflow takes 1000 metrics and 100 parameters a call
+STATUS = {Outcome.FAILED: "FAILED", Outcome.DROPPED: "KILLED"}  # FINISHED otherwise
+
+
+@dataclass
+class TrackedRun:
+    """An MLflow run that this sweep writes to, and the last step that it has."""
+
+    id: str
+    last_step: int = -1
+
+
+@dataclass
+class Batch:
+    """What one turn logs to one run."""
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[Metric] = field(default_factory=list)
+    last_step: int = -1
+
+
+class Tracker:
+    """Writes one sweep's runs: a parent per cell, a child per trial."""
+
+    def __init__(self, uri: str, sweep: str, folder: Path) -> None:
+        self.uri, self.sweep, self.folder = uri, sweep, folder
+        _check_answer(uri)
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment = self._experiment()
+        self.journal = Journal(folder)
+        self.runs: dict[str, TrackedRun] = {}
+        self.problems: list[str] = []
+        self._perhaps_there = set(self.journal.known)  # keys that MLflow may have a run of; others are not looked for
+        self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue()
+        for item in self.journal.unapplied:
+            self._events.put(item)
+        self._hurried = threading.Event()
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    @property
+    def begun(self) -> set[str]:
+        """The keys of runs that have begun and whose end was not reported."""
+        return self.journal.begun
+
+    # What the sweep reports.
+
+    def start(
+        self, key: str, *, cell: str, name: str, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """A trial begins, or goes on."""
+        shown = {param: str(value)[:LONGEST_VALUE] for param, value in params.items()}
+        self._write(Start(key, _now(), cell, name, shown, {"kind": kind, **tags}))
+
+    def metrics(self, key: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """The numbers of one step; values that are no numbers are passed over."""
+        self._write(Metrics(key, _now(), step, _numbers(metrics)))
+
+    def result(self, key: str, step: int, update: Mapping[str, Any]) -> None:
+        """The numbers of a job's result, and of the epochs in its `curve`, which another trial trained."""
+        for epoch in update.get("curve", ()):
+            self.metrics(key, int(epoch["epoch"]), epoch)
+        self.metrics(key, step, update)
+
+    def end(self, key: str, outcome: Outcome, *, why: str | None = None, files: Path | None = None) -> None:
+        """A trial ended. The files of the folder `files` become the run's artefacts."""
+        self._write(End(key, _now(), outcome, why, str(files) if files else None))
+
+    def cell(self, name: str, *, tags: Mapping[str, str]) -> None:
+        """A cell's run, opened before those of its trials."""
+        self._write(Start(_parent(name), _now(), None, name, {}, {"kind": "cell", **tags}))
+
+    def end_cell(self, name: str, outcome: Outcome, metrics: Mapping[str, Any], note: str = "") -> None:
+        """The cell's own numbers and text, and how it ended."""
+        key, now = _parent(name), _now()
+        self._write(Metrics(key, now, 0, _numbers(metrics)))
+        self._write(Note(key, now, note))
+        self._write(End(key, now, outcome))
+
+    def flush(self, timeout_seconds: float = 120.0) -> None:
+        """Waits until MLflow has everything that was reported so far."""
+        deadline = time.monotonic() + timeout_seconds
+        self._hurried.set()
+        while self.journal.applied < self.journal.written and not self.problems and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._hurried.clear()
+
+    def run_id(self, key: str) -> str:
+        """The MLflow run of a trial that was reported and flushed."""
+        if key not in self.runs:
+            found = self._found(key)
+            if found is None:
+                why = "; ".join(self.problems) or "it was never reported"
+                raise RuntimeError(f"MLflow at {self.uri} has no run for {key}: {why}")
+            return str(found.info.run_id)
+        return self.runs[key].id
+
+    def close(self, timeout_seconds: float = 120.0) -> None:
+        """Waits until MLflow has what the journal has. The next start replays what MLflow did not take."""
+        self._hurried.set()
+        self._events.put(None)
+        self._thread.join(timeout_seconds)
+        self.journal.close()
+
+    def _write(self, event: Event) -> None:
+        self.journal.write(event, lambda number, written: self._events.put((number, written)))
+
+    # The thread.
+
+    def _drain(self) -> None:
+        closing = False
+        while not closing:
+            turn = [self._events.get()]
+            self._hurried.wait(GATHER_SECONDS)
+            while not self._events.empty() and len(turn) < GATHER_EVENTS:
+                turn.append(self._events.get())
+            closing = None in turn
+            items = [item for item in turn if item is not None]
+            if items and not self._deliver([event for _, event in items], applied=items[-1][0] + 1):
+                return  # the journal keeps the rest
+
+    def _deliver(self, events: Sequence[Event], applied: int) -> bool:
+        for seconds in RETRY_SECONDS:
+            time.sleep(seconds)
+            try:
+                self._apply(events)
+                self.journal.mark_applied(applied)
+                return True
+            except Exception as error:  # whatever a server or a network can do: tried again, reported at the end
+                problem = f"{type(error).__name__}: {error}"
+                self._perhaps_there.update(event.key for event in events)
+                if faults.is_full(error):  # waiting makes no room
+                    break
+        self.problems.append(problem)
+        return False
+
+    def _apply(self, events: Iterable[Event]) -> None:
+        """One turn: the events of each run in order, its parameters, tags and metrics in one batch."""
+        runs: dict[str, list[Event]] = {}
+        for event in events:
+            runs.setdefault(event.key, []).append(event)
+        for key, mine in runs.items():
+            run = self._open(key, mine[0])
+            self._log(run, _batch(mine, after=run.last_step))
+            for event in mine:
+                if isinstance(event, End):
+                    self._end(run, event)
+
+    def _open(self, key: str, event: Event) -> TrackedRun:
+        """The run of a key: known, found in MLflow (a restarted trial goes on in it), or created."""
+        if key in self.runs:
+            return self.runs[key]
+        found = self._found(key) if key in self._perhaps_there else None
+        if found is not None:
+            self.client.update_run(found.info.run_id, status="RUNNING")
+            self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found))
+            return self.runs[key]
+        tags, name = {"key": key, "sweep": self.sweep}, key
+        if isinstance(event, Start):
+            name = event.name
+            if event.cell:
+                parent = Start(_parent(event.cell), event.time, None, event.cell)
+                tags["mlflow.parentRunId"] = self._open(parent.key, parent).id
+        run = self.client.create_run(self.experiment, run_name=name, tags=tags, start_time=event.time)
+        self.runs[key] = TrackedRun(run.info.run_id)
+        return self.runs[key]
+
+    def _found(self, key: str) -> Run | None:
+        return next(iter(self.client.search_runs([self.experiment], f"tags.key = '{key}'", max_results=1)), None)
+
+    def _log(self, run: TrackedRun, batch: Batch) -> None:
+        for begin in range(0, max(1, len(batch.metrics)), BATCH_METRICS):
+            self.client.log_batch(
+                run.id,
+                metrics=batch.metrics[begin : begin + BATCH_METRICS],
+                params=[Param(name, value) for name, value in batch.params.items()],
+                tags=[RunTag(name, value) for name, value in batch.tags.items()],
+            )
+        run.last_step = batch.last_step  # only now: a call that failed is made again with the same steps
+
+    def _end(self, run: TrackedRun, event: End) -> None:
+        if event.files and Path(event.files).is_dir():
+            self.client.log_artifacts(run.id, event.files)
+        self.client.set_terminated(run.id, STATUS.get(event.outcome, "FINISHED"), end_time=event.time)
+
+    def _last_step(self, run: Run) -> int:
+        """A trial that was interrupted reports its steps again; those that MLflow has are passed over."""
+        history = (self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics)
+        return max((point.step for points in history for point in points), default=-1)
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.sweep)
+        if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+            raise InputError(
+                f"The experiment {self.sweep!r} was deleted in MLflow at {self.uri}. Restore it (mlflow experiments "
+                f"restore -x {found.experiment_id}) or choose another --name."
+            )
+        if found is not None:
+            return str(found.experiment_id)
+        # A database alone has nowhere to put artefacts; a server proxies them and must be left to choose.
+        local = not self.uri.startswith("http")
+        location = (self.folder / "artifacts").absolute().as_uri() if local else None
+        experiment = self.client.create_experiment(self.sweep, artifact_location=location)
+        self.client.set_experiment_tag(experiment, mlflow_page.TAG, mlflow_page.shared())
+        return str(experiment)
+
+
+def _check_answer(uri: str) -> None:
+    """InputError where a tracking server does not answer: MLflow itself would try for minutes, without a word."""
+    if not uri.startswith("http"):
+        return
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            with urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+                return
+        except HTTPError:
+            return  # an answer
+        except (OSError, ValueError) as error:  # unreachable, or no address at all
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"MLflow at {uri} does not answer ({getattr(error, 'reason', error)}). Start the server, or name "
+                    "another with --tracking-uri; without it the sweep keeps its own database."
+                ) from None
+            time.sleep(1.0)
+
+
+def _batch(events: Iterable[Event], *, after: int) -> Batch:
+    """What the events log; of their steps only those past `after`, which the run has already, and step 0."""
+    batch = Batch(last_step=after)
+    for event in events:
+        match event:
+            case Start():
+                batch.params |= event.params
+                batch.tags |= event.tags
+            case Note() if event.note:
+                batch.tags["mlflow.note.content"] = event.note
+            case End():
+                batch.tags["outcome"] = event.outcome.value
+                if event.why:
+                    batch.tags["why"] = event.why[:LONGEST_TAG]
+            case Metrics() if event.step > batch.last_step or event.step == 0:
+                batch.metrics += [Metric(name, value, event.time, event.step) for name, value in event.metrics.items()]
+                batch.last_step = max(batch.last_step, event.step)
+    return batch
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _parent(cell: str) -> str:
+    return f"cell:{cell}"
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {
+        name: value for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}

@@ -1,0 +1,1 @@
+"""One trial: what a worker is assigned, how it runs, and what it leaves."""

@@ -1,0 +1,64 @@
+"""The assignment: one trial as the driver hands it out, and the files by which others find its result."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+from audioconfit import predictions
+from audioconfit.predictions import Predictions
+from audioconfit.recipe import Recipe
+from sweeps.slots.job_queue import Job
+
+# The files of a trial's folder that others read.
+RESULT, PROBE, PREDICTIONS = "result.json", "probe.safetensors", "predictions-{side}.safetensors"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial to run. `reads_test` only for the confirmation, after selection; `hands_over` for the champion's
+    encoder; `keeps_predictions` where candidates are compared clip by clip.
+    """
+
+    recipe: Recipe
+    prepared: Path
+    root: Path
+    key: str
+    reads_test: bool = False
+    hands_over: bool = False
+    keeps_predictions: bool = False
+    micro_batch: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial leaves its files."""
+        return self.root / "trials" / self.key
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the trial has left its result."""
+        return (self.folder / RESULT).exists()
+
+    def read_metrics(self) -> dict[str, float]:
+        """The scores of a trial that is done."""
+        metrics: dict[str, float] = json.loads((self.folder / RESULT).read_text())["metrics"]
+        return metrics
+
+    def has_predictions(self, side: str) -> bool:
+        """Whether they were kept."""
+        return (self.folder / PREDICTIONS.format(side=side)).exists()
+
+    def predictions(self, side: str) -> Predictions:
+        """What the probe of a trial that is done said of each clip."""
+        return predictions.load(self.folder / PREDICTIONS.format(side=side))
+
+    def job(self) -> Job:
+        """The assignment as the job queue takes it."""
+        warmth = f"{self.recipe.backbone} {self.recipe.fingerprint}"
+        return Job(self.key, pickle.dumps(self), stage=self.recipe.stage_key, warmth=warmth)
+
+
+def unpack(job: Job) -> Assignment:
+    """The assignment that a job carries."""
+    assignment: Assignment = pickle.loads(job.work)
+    return assignment

@@ -1,0 +1,110 @@
+"""What a slot does with one trial, on all its ranks: recipe in, metrics and files out."""
+
+import functools
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audioconfit import audio, figures, files, method, ranks
+from audioconfit.audio import Waveforms
+from audioconfit.method import Result
+from audioconfit.probe import Probe
+from sweeps import faults
+from sweeps.faults import Halted
+from sweeps.slots.worker import Tell
+from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
+from sweeps.trial.stages import StageStore
+
+
+def work(assignment: Assignment, tell: Tell) -> None:
+    """Stage 1 (or its stored result), then the probe; the confirmation also reads test.
+
+    Raises:
+        Halted: this node does not see the sweep's storage.
+    """
+    started = time.monotonic()
+    if not assignment.prepared.is_dir():  # a node that joined after the sweep began
+        raise Halted(faults.not_shared(assignment.prepared, socket.gethostname()))
+    waveforms, store, recipe = _prepared(assignment.prepared), StageStore(assignment.root), assignment.recipe
+    cached = ranks.agree(_is_stored(assignment, store))
+    if not cached and not _stage_one(assignment, waveforms, store, tell):
+        return
+    final: dict[str, Any] = {}
+    if ranks.rank() == 0:
+        trained_seconds = 0.0 if cached else time.monotonic() - started
+        final = _stage_two(assignment, waveforms, store, trained_seconds)
+        final |= {"cached": cached, "seconds": time.monotonic() - started, "ended": True}
+        if cached:
+            final["curve"] = store.curve(recipe.stage_key)
+    tell(recipe.epochs + 1, final)
+
+
+def _is_stored(assignment: Assignment, store: StageStore) -> bool:
+    """Whether stage 1 left all that this assignment asks for."""
+    stage = assignment.recipe.stage_key
+    if assignment.hands_over:
+        return store.has_encoder(stage)
+    if assignment.reads_test:
+        return store.has_encoder(stage) or (store.has(stage) and store.test_features(stage) is not None)
+    return store.has(stage)
+
+
+def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, tell: Tell) -> bool:
+    recipe = assignment.recipe
+    stage = method.tune(
+        recipe,
+        waveforms,
+        device=_device(),
+        checkpoint=store.checkpoint(recipe.stage_key),
+        report=lambda epoch, metrics: tell(epoch, metrics or None),
+        micro_batch=assignment.micro_batch,
+    )
+    if stage is None:
+        return False
+    if ranks.rank() == 0:
+        store.publish(recipe.stage_key, stage)
+    return True
+
+
+def _stage_two(
+    assignment: Assignment, waveforms: Waveforms, store: StageStore, trained_seconds: float
+) -> dict[str, Any]:
+    recipe = assignment.recipe
+    train, valid = store.frozen_features(recipe.stage_key)
+    split = method.split_of(recipe, waveforms)
+    probes, result = method.fit_probe(recipe, train, valid, split, head=store.head(recipe.stage_key))
+    if assignment.reads_test:
+        test = store.test_features(recipe.stage_key)
+        if test is None:
+            test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=_device())
+            store.publish_test_features(recipe.stage_key, test)
+        result = method.evaluate(result, probes, test, split)
+    spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
+    _write(assignment, result, probes.linear, spent)
+    return method.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
+
+
+def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str, float]) -> None:
+    folder = assignment.folder
+    probe.save(folder / PROBE)
+    if assignment.keeps_predictions:
+        for side, predicted in result.predictions.items():
+            predicted.save(folder / PREDICTIONS.format(side=side))
+    shown = result.test or result.valid
+    if shown.confusion is not None:
+        figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
+    # Last: a trial that has a result is done.
+    files.write(folder / RESULT, json.dumps(method.summary(result) | spent, indent=2))
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(folder: Path) -> Waveforms:
+    return audio.load(folder)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,96 @@
+"""Slots and their queue on a real Ray: jobs are served, fail alone, outlive workers, never run twice at a time."""
+
+import pickle
+import time
+from collections.abc import Iterator
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toys
+
+from audioconfit.training import Diverged
+from sweeps.slots.job_queue import Job
+from sweeps.slots.jobs import Jobs, JobStopped
+from sweeps.slots.pool import Pool, SlotShape
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def service(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """A job queue with one warm slot."""
+    jobs = Jobs.start(patience_seconds=5.0)
+    pool = Pool(jobs, toys.work, slots=1, shape=SlotShape(), storage=tmp_path_factory.mktemp("train"))
+    yield jobs
+    pool.close()
+
+
+def results(jobs: Jobs, key: str, **task: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """All results of a job, and how it ended if it did not end well."""
+    told: list[dict[str, Any]] = []
+    try:
+        for update in jobs.results(Job(key, pickle.dumps(task), stage=task.get("stage"))):
+            told.append(update.metrics)
+    except JobStopped as stopped:
+        return told, stopped.why
+    return told, None
+
+
+def test_a_job_tells_each_step_once_and_ends(service: Jobs) -> None:
+    told, end = results(service, "plain", steps=3)
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None
+
+
+def test_the_next_job_runs_in_the_same_process(service: Jobs) -> None:
+    first, _ = results(service, "first")
+    began = time.monotonic()
+    second, _ = results(service, "second")
+    assert first[-1]["pid"] == second[-1]["pid"]
+    assert time.monotonic() - began < 2.0  # not a new process, which takes 4 s at least
+
+
+def test_a_failing_job_fails_alone(service: Jobs) -> None:
+    told, end = results(service, "broken", raise_at=2)
+    assert len(told) == 1
+    assert end == "ValueError: this toy is broken"
+    assert results(service, "after the broken one")[1] is None
+
+
+def test_after_an_error_that_explains_itself_the_process_goes_on(service: Jobs) -> None:
+    before, _ = results(service, "before the errors")
+    for number, error in enumerate([MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Diverged(1, 2, nan)]):
+        assert results(service, f"explained {number}", raise_at=1, error=error)[1] == f"{type(error).__name__}: {error}"
+    after, _ = results(service, "after the errors")
+    assert before[-1]["pid"] == after[-1]["pid"]
+
+
+def test_after_any_other_error_the_process_is_replaced(service: Jobs) -> None:
+    before, _ = results(service, "before the unknown")
+    assert results(service, "unknown", raise_at=1, error=RuntimeError("CUDA error"))[1] == "RuntimeError: CUDA error"
+    after, _ = results(service, "after the unknown")
+    assert before[-1]["pid"] != after[-1]["pid"]
+
+
+def test_a_cancelled_job_ends_at_its_next_step(service: Jobs) -> None:
+    updates = service.results(Job("cancelled", pickle.dumps({"steps": 1000, "seconds": 0.05})))
+    next(updates)
+    service.cancel("cancelled")
+    with pytest.raises(JobStopped) as stopped:
+        list(updates)
+    assert stopped.value.was_cancelled
+
+
+def test_a_job_outlives_its_worker(service: Jobs, tmp_path: Path) -> None:
+    told, end = results(service, "dies", steps=3, die_at=2, die_once=str(tmp_path / "died"))
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None
+
+
+def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
+    told, end = results(service, "hangs", steps=3, hang_at=2, die_once=str(tmp_path / "hung"))
+    assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
+    assert end is None

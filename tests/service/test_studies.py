@@ -1,0 +1,200 @@
+"""Studies: asked and told without Tune, on a real SQLite storage."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import makers
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+
+from audioconfit.recipe import Recipe
+from sweeps.search.studies import STARTUP_TRIALS, Budget, Studies, open_storage
+from sweeps.search.tuning import StudySearcher
+
+CELLS = [makers.cell(backbone="wav2vec2-random"), makers.cell(backbone="hubert-random")]
+
+
+def studies(tmp_path: Path, **changes: Any) -> Studies:
+    budget = changes.pop("budget", Budget(trials=4))
+    storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    return Studies(CELLS, budget=budget, root=tmp_path, storage=storage, **changes)
+
+
+def searcher(search: Studies, *, slots: int = 100) -> StudySearcher:
+    """The studies as Tune asks them."""
+    return StudySearcher(search, lambda: slots, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "ended", [{"update/ended": True, "update/valid_score": 0.5, "update/cost": 1.0}, {"update/failed": "x"}]
+)
+def test_a_full_storage_ends_the_sweep_and_the_trial_goes_on_at_the_next_start(
+    tmp_path: Path, ended: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    search = studies(tmp_path)
+    asking = StudySearcher(search, lambda: 1, told.append)
+    assert asking.suggest("t0") is not None
+    (storage,) = {study.storage for study in search.studies.values()}
+
+    def full(*_: Any) -> None:
+        raise StorageInternalError from sqlite3.OperationalError("database or disk is full")  # as Optuna raises it
+
+    monkeypatch.setattr(storage, "set_trial_state_values", full)
+    asking.on_trial_complete("t0", ended)
+    assert len(told) == 1
+    assert told[0].startswith("No room left (database or disk is full).")
+    again = studies(tmp_path)
+    assert again.start("t0") == again.live["t0"]
+    assert [trial.state for trial in again.history(again.live["t0"].cell)] == [TrialState.RUNNING]
+
+
+def score(recipe: Recipe) -> float:
+    """A landscape with one best point: the largest batch, the longest chunk, any rate."""
+    return recipe.batch_size / 100 + recipe.chunk_seconds
+
+
+def ask(search: Studies, name: str) -> Recipe:
+    asked = search.start(name)
+    assert asked is not None
+    return search.assignment(asked).recipe
+
+
+def run(search: Studies, name: str) -> Recipe:
+    recipe = ask(search, name)
+    search.finish(name, {"ended": True, "valid_score": score(recipe), "cost": 1.0})
+    return recipe
+
+
+def test_the_least_served_cell_is_asked_first(tmp_path: Path) -> None:
+    search = studies(tmp_path)
+    asked = [run(search, str(number)).backbone for number in range(6)]
+    assert asked.count("wav2vec2-random") == asked.count("hubert-random") == 3
+    assert set(asked[:2]) == {"wav2vec2-random", "hubert-random"}
+
+
+def test_a_search_begins_with_the_first_guess(tmp_path: Path) -> None:
+    first = ask(studies(tmp_path), "0")
+    assert (first.batch_size, first.chunk_seconds) == (16, 0.5)
+    assert abs(first.probe_lr - 1e-2) < 1e-9  # the geometric middle of 1e-3 and 1e-1
+
+
+def test_the_budget_ends_the_search(tmp_path: Path) -> None:
+    search = studies(tmp_path)
+    for number in range(8):
+        run(search, str(number))
+    assert search.remaining() == 0
+    assert searcher(search).suggest("more") == "FINISHED"
+
+
+def test_more_trials_continue_where_it_ended(tmp_path: Path) -> None:
+    search = studies(tmp_path, budget=Budget(trials=2))
+    before = {run(search, str(number)).probe_lr for number in range(4)}
+    search = studies(tmp_path, budget=Budget(trials=3))
+    assert search.remaining() == 2
+    after = {run(search, str(number)).probe_lr for number in range(2)}
+    assert not before & after  # no point twice
+
+
+def test_no_trial_is_asked_before_a_slot_is_free(tmp_path: Path) -> None:
+    one_slot = searcher(studies(tmp_path), slots=1)
+    assert one_slot.suggest("0")["number"] == 0
+    assert one_slot.suggest("1") is None
+
+
+def test_a_trial_that_ran_when_the_driver_died_is_adopted(tmp_path: Path) -> None:
+    key = searcher(studies(tmp_path)).suggest("0")["job"].key
+    again = studies(tmp_path)
+    assert again.remaining() == 8
+    assert searcher(again).suggest("other")["job"].key == key
+
+
+def test_a_restart_proposes_what_the_undisturbed_search_would(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    undisturbed = studies(tmp_path / "one", budget=Budget(trials=8))
+    expected = [run(undisturbed, str(number)) for number in range(16)]
+    found = []
+    for start in range(4):
+        search = studies(tmp_path / "two", budget=Budget(trials=8))
+        found += [run(search, f"{start}-{number}") for number in range(4)]
+    assert found == expected
+
+
+def test_outcomes_are_told_as_what_they_are(tmp_path: Path) -> None:
+    search = studies(tmp_path)
+    for name, result in {
+        "a": {"failed": "ValueError"},
+        "b": {"failed": "x"},
+        "c": {"valid_knn": 0.5, "epoch": 1},
+    }.items():
+        ask(search, name)
+        search.finish(name, result)
+    states = [trial.state for cell in CELLS for trial in search.history(cell)]
+    assert sorted(state.name for state in states) == ["FAIL", "FAIL", "PRUNED"]
+
+
+def test_an_interrupted_trial_is_left_to_be_adopted(tmp_path: Path) -> None:
+    search = studies(tmp_path)
+    ask(search, "0")
+    search.interrupted.set()
+    search.finish("0", {"failed": "cancelled"})
+    assert [trial.state for cell in CELLS for trial in search.history(cell)] == [TrialState.RUNNING]
+
+
+def test_a_converged_cell_asks_no_more(tmp_path: Path) -> None:
+    search = studies(tmp_path, budget=Budget(trials=100, converged=3))
+    for number in range(8):  # the first guess is the best point there is: nothing after it improves
+        run(search, str(number))
+    assert search.remaining() == 0
+
+
+def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) -> None:
+    search = Studies(
+        [makers.cell(epochs=12)],
+        budget=Budget(trials=9),
+        root=tmp_path,
+        storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
+    )
+    for number in range(STARTUP_TRIALS):  # these are never stopped
+        name = str(number)
+        ask(search, name)
+        search.report(name, {"valid_knn": 0.5, "epoch": 4})
+        assert not search.should_stop(name, {"valid_knn": 0.5, "epoch": 4})
+        search.finish(name, {"ended": True, "valid_score": 0.5, "cost": 1.0})
+    stopped = {}
+    for name, reached in {"good": 0.9, "bad": 0.1}.items():
+        ask(search, name)
+        for epoch in (2, 4, 8):
+            result = {"valid_knn": reached, "epoch": epoch}
+            search.report(name, result)
+            if search.should_stop(name, result):
+                stopped[name] = epoch
+                break
+    assert stopped == {"bad": 4}
+
+
+def test_a_journal_file_serves_as_storage(tmp_path: Path) -> None:
+    search = Studies(
+        CELLS, budget=Budget(trials=1), root=tmp_path, storage=open_storage(f"journal:{tmp_path / 'journal.log'}")
+    )
+    run(search, "0")
+    assert search.remaining() == 1
+
+
+def test_no_slot_is_given_a_trial_whose_stage_is_at_work(tmp_path: Path) -> None:
+    search = Studies(
+        [makers.cell()],  # four stages
+        budget=Budget(trials=12),
+        root=tmp_path,
+        storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
+    )
+    at_work = {ask(search, str(number)).stage_key for number in range(4)}
+    assert len(at_work) == 4
+    assert search.start("5") is None  # all that is left waits, and is asked already
+    assert search.remaining() == len(search.held) == 8
+    freed = search.live["0"].stage_key
+    search.finish("0", {"ended": True, "valid_score": 1.0, "cost": 1.0})
+    assert ask(search, "6").stage_key == freed

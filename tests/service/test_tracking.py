@@ -1,0 +1,130 @@
+"""Tracking on a real MLflow store: what was said once is there once, whatever happened in between."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from audioconfit.errors import InputError
+from sweeps.tracking.journal import Outcome
+from sweeps.tracking.tracker import Tracker
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the module: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tracker(uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tracker]:
+    made = Tracker(uri, request.node.name, tmp_path)
+    yield made
+    made.close()
+
+
+def run(tracker: Tracker, key: str) -> Run:
+    client = MlflowClient(tracking_uri=tracker.uri)
+    found = client.search_runs([tracker.experiment], f"tags.key = '{key}'")
+    assert len(found) == 1
+    return found[0]
+
+
+def tell(tracker: Tracker, key: str, *, epochs: range, ended: bool) -> None:
+    tracker.start(
+        key, cell="a-cell", name=f"name of {key}", kind="trial", params={"batch_size": 16}, tags={"backbone": "b"}
+    )
+    for epoch in epochs:
+        tracker.metrics(key, epoch, {"loss": 1 / epoch, "epoch": epoch, "text": "no number", "bad": float("nan")})
+    if ended:
+        tracker.end(key, Outcome.COMPLETE)
+
+
+def test_a_trial_is_a_finished_child_run_with_its_numbers(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "result.json").write_text("{}")
+    tracker.cell("a-cell", tags={})
+    tell(tracker, "t", epochs=range(1, 4), ended=False)
+    tracker.end("t", Outcome.COMPLETE, files=tmp_path / "files")
+    tracker.flush()
+    found = run(tracker, "t")
+    client = MlflowClient(tracking_uri=tracker.uri)
+    assert (found.info.status, found.data.params["batch_size"]) == ("FINISHED", "16")
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "loss")] == [1, 2, 3]
+    assert set(found.data.metrics) == {"loss", "epoch"}
+    assert found.data.tags["mlflow.parentRunId"] == tracker.run_id("cell:a-cell")
+    assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["result.json"]
+
+
+def test_a_failed_trial_says_why(tracker: Tracker) -> None:
+    tell(tracker, "t", epochs=range(1, 2), ended=False)
+    tracker.end("t", Outcome.FAILED, why="it diverged")
+    tracker.flush()
+    assert run(tracker, "t").info.status == "FAILED"
+    assert run(tracker, "t").data.tags["why"] == "it diverged"
+
+
+def test_a_restarted_trial_goes_on_in_its_run_and_no_step_is_there_twice(tracker: Tracker, tmp_path: Path) -> None:
+    tell(tracker, "t", epochs=range(1, 4), ended=False)
+    tracker.flush()
+    again = Tracker(tracker.uri, tracker.sweep, tmp_path)
+    tell(again, "t", epochs=range(1, 6), ended=True)
+    again.close()
+    found = run(tracker, "t")
+    history = MlflowClient(tracking_uri=tracker.uri).get_metric_history(found.info.run_id, "loss")
+    assert [point.step for point in history] == [1, 2, 3, 4, 5]
+    assert found.info.status == "FINISHED"
+
+
+def test_what_mlflow_did_not_get_before_a_kill_is_replayed(tracker: Tracker, tmp_path: Path) -> None:
+    tell(tracker, "t", epochs=range(1, 4), ended=True)
+    tracker.close()
+    applied = tmp_path / "events.applied"
+    journal = tmp_path / "events.jsonl"
+    late = json.dumps({"kind": "metrics", "key": "t", "time": 0, "step": 9, "metrics": {"loss": 0.5}})
+    journal.write_text(journal.read_text() + late + "\n" + '{"kind": "metr')  # cut by the kill
+    assert int(applied.read_text()) == 5
+    again = Tracker(tracker.uri, tracker.sweep, tmp_path)
+    again.close()
+    assert run(tracker, "t").data.metrics["loss"] == 0.5
+    assert journal.read_text().endswith(late + "\n")
+
+
+def test_what_a_server_refused_is_sent_again_whole(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = tracker.client.log_batch
+    refused: list[Any] = []
+
+    def refuse_once(run_id: str, **batch: Any) -> None:
+        if not refused:
+            refused.append(run_id)
+            raise ConnectionError("503")
+        send(run_id, **batch)
+
+    monkeypatch.setattr(tracker.client, "log_batch", refuse_once)
+    tell(tracker, "t", epochs=range(1, 4), ended=True)
+    tracker.flush()
+    assert refused
+    history = MlflowClient(tracking_uri=tracker.uri).get_metric_history(tracker.run_id("t"), "loss")
+    assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_a_server_that_does_not_answer_is_named_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.tracking.tracker.ANSWER_SECONDS", 1.0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"MLflow at {uri} does not answer .*Connection refused"):
+            Tracker(uri, "sweep", tmp_path)
+
+
+def test_a_deleted_experiment_is_named_before_anything_runs(uri: str, tmp_path: Path) -> None:
+    made = Tracker(uri, "gone", tmp_path)
+    made.close()
+    MlflowClient(tracking_uri=uri).delete_experiment(made.experiment)
+    with pytest.raises(InputError, match=f"'gone' was deleted in MLflow .*restore -x {made.experiment}"):
+        Tracker(uri, "gone", tmp_path / "again")
