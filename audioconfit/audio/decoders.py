@@ -2,7 +2,8 @@
 
 libsndfile reads WAV, FLAC, AIFF and their like bit by bit and quickly. It stops at the length that it works out at the
 start: at that of the first frames' bit rate in an MP3 without a Xing header, at the end of the first link in a chained
-Ogg file. Those, and all that libsndfile cannot read, go through FFmpeg, which reads to the end of the data.
+Ogg file, at the count in a FLAC's header; in a W64 file it takes what follows the samples for samples. Those, and all
+that libsndfile cannot read, go through FFmpeg, which reads to the end of the data.
 """
 
 import contextlib
@@ -45,7 +46,9 @@ def by_libsndfile(source: Source) -> bool:
         with soundfile.SoundFile(_readable(source)) as file:
             if file.format == "OGG":
                 return not _chained(source)
-            return file.format != "MP3" and file.subtype != "MPEG_LAYER_III" and file.frames > 0
+            if file.format == "FLAC":
+                return _samples_of_packets(source) <= file.frames
+            return file.format not in ("MP3", "W64") and file.subtype != "MPEG_LAYER_III" and file.frames > 0
     except Exception:  # whatever half a dozen parsers raise
         return False
 
@@ -144,6 +147,14 @@ def _usable(rate: int) -> int:
 
 def _readable(source: Source) -> str | io.BytesIO:
     return str(source) if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _samples_of_packets(source: Source) -> int:
+    """How many samples a FLAC's frames have, without decoding them; a header can count fewer, files can be joined."""
+    with _opened(source) as container:
+        stream = container.streams.audio[0]
+        length = sum(packet.duration or 0 for packet in container.demux(stream))
+        return round(length * (stream.time_base or 0) * stream.rate)
 
 
 def _chained(source: Source) -> bool:

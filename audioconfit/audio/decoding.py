@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from audioconfit.audio import decoders
+from audioconfit.audio.containers import bytes_behind
 from audioconfit.audio.decoders import Blocks, Source, Unreadable
 from audioconfit.corpora import parquet
 from audioconfit.corpora.clips import Clip
@@ -50,6 +51,8 @@ def read_source(source: Source, start: float = 0.0, end: float | None = None) ->
     """A recording, a file or its bytes, from `start` to `end` seconds. Raises Unreadable."""
     if not (source if isinstance(source, bytes) else source.stat().st_size):
         raise Unreadable("empty")
+    if behind := bytes_behind(source):
+        raise Unreadable(f"cut short: {behind} bytes follow the samples that its header counts")
     try:
         by_libsndfile = decoders.by_libsndfile(source)
         return _by(decoders.libsndfile, source, start, end, 1) if by_libsndfile else _by_ffmpeg(source, start, end)

@@ -36,6 +36,7 @@ BY_FFMPEG = [  # name, container, codec, rate
     ("a.avi", "avi", "pcm_s16le", 44_100),
     ("a.ts", "mpegts", "aac", 48_000),
     ("a.flv", "flv", "aac", 44_100),
+    ("a.w64", "w64", "pcm_s16le", 44_100),
 ]
 BY_LIBSNDFILE = [
     ("a.wav", {"subtype": "PCM_16"}),
@@ -48,7 +49,6 @@ BY_LIBSNDFILE = [
     ("a.wav", {"subtype": "ALAW"}),
     ("a.wav", {"format": "WAVEX", "subtype": "PCM_24"}),
     ("a.wav", {"format": "RF64", "subtype": "PCM_16"}),
-    ("a.w64", {"subtype": "PCM_16"}),
     ("a.flac", {"subtype": "PCM_16"}),
     ("a.flac", {"subtype": "PCM_24"}),
     ("a.aiff", {"subtype": "PCM_16"}),
@@ -146,13 +146,48 @@ def test_a_recorder_that_died_before_it_wrote_the_length_leaves_all_it_recorded(
         np.testing.assert_allclose(audio.decode(clip_of(tmp_path / "a.wav")), tone(16_000), atol=1e-4)
 
 
-@pytest.mark.parametrize("claim", [0, 80_000])
+@pytest.mark.parametrize("claim", [0, 4_000, 80_000])
 def test_a_flac_stream_of_unknown_or_wrong_length_is_read_to_the_end(tmp_path: Path, claim: int) -> None:
     soundfile.write(tmp_path / "a.flac", tone(16_000), 16_000)
     whole = (tmp_path / "a.flac").read_bytes()
     about = int.from_bytes(whole[18:26]) >> 36 << 36 | claim  # STREAMINFO: 36 bits of length after rate and depth
     (tmp_path / "a.flac").write_bytes(whole[:18] + about.to_bytes(8) + whole[26:])
     np.testing.assert_allclose(audio.decode(clip_of(tmp_path / "a.flac")), tone(16_000), atol=1e-4)
+
+
+CHUNKED = ["a.wav", "a.aiff", "a.au", "a.caf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [*((name, behind) for name in [*CHUNKED, "a.w64"] for behind in ("the file", "noise")), ("a.flac", "the file")],
+)
+def test_bytes_behind_the_samples_that_a_header_counts_are_named(tmp_path: Path, name: str, behind: str) -> None:
+    path = tmp_path / name
+    soundfile.write(path, tone(16_000), 16_000)
+    whole = path.read_bytes()
+    path.write_bytes(whole + (whole if behind == "the file" else np.random.default_rng(0).bytes(5_000)))
+    with pytest.raises(audio.Unreadable, match=r"cut short: \d{4,} bytes follow the samples that its header counts"):
+        audio.decode(clip_of(path))
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+@pytest.mark.parametrize("behind", [bytes(300), b"TAG" + b"a song".ljust(125), b"ID3\x04" + b"a song".ljust(125)])
+def test_zeros_and_tags_behind_the_samples_are_not(tmp_path: Path, name: str, behind: bytes) -> None:
+    soundfile.write(tmp_path / name, tone(16_000), 16_000)
+    with (tmp_path / name).open("ab") as file:
+        file.write(behind)
+    np.testing.assert_allclose(audio.decode(clip_of(tmp_path / name)), tone(16_000), atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [b"\0", b""])
+def test_a_chunk_behind_an_odd_number_of_bytes_is_a_chunk(tmp_path: Path, padding: bytes) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(16_000)[:-1], 16_000, subtype="PCM_U8")
+    whole = (tmp_path / "a.wav").read_bytes()
+    assert int.from_bytes(whole[whole.index(b"data") + 4 :][:4], "little") % 2
+    whole = whole.rstrip(b"\0") + padding + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    (tmp_path / "a.wav").write_bytes(whole)
+    assert len(audio.decode(clip_of(tmp_path / "a.wav"))) == 7_999
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
