@@ -13,6 +13,7 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
+from sweeps.request import left_out
 from sweeps.request.cells import Cell
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
@@ -238,9 +239,10 @@ class Sweep:
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
         found = {candidate.cell: candidate for candidate in candidates}
         for cell in self.cells:
+            unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
             if cell.name not in found:
-                self.tracker.end_cell(cell.name, Outcome.FAILED, {})
+                self.tracker.end_cell(cell.name, Outcome.FAILED, {}, files=unheard)
                 continue
             mean, deviation = found[cell.name].test
             numbers = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
-            self.tracker.end_cell(cell.name, Outcome.COMPLETE, numbers)
+            self.tracker.end_cell(cell.name, Outcome.COMPLETE, numbers, files=unheard)

@@ -10,16 +10,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from audioconfit import audio, catalogue, corpora, folds, method, scores, splits, synthesis
-from audioconfit.audio import Fault, Waveforms
+from audioconfit.audio import Waveforms
 from audioconfit.audio.preparing import Map
 from audioconfit.catalogue import State
 from audioconfit.corpora import CORPORA, Corpus, download
 from audioconfit.errors import InputError
 from audioconfit.folds import Folds
 from audioconfit.splits import Split
+from sweeps.request import left_out
+from sweeps.request.left_out import LeftOut
 from sweeps.request.plan import Plan
 
-SHOWN_FAULTS, SHOWN_COPIES = 5, 3
+SHOWN_NAMES, SHOWN_COPIES = 5, 3
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -101,11 +103,7 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
         waveforms = audio.prepare(
             corpus, folder, progress=lambda done, total: bar.update(line, completed=done), map=map
         )
-    _say_faults(waveforms.corpus.name, waveforms.faults, len(waveforms.corpus.clips), console)
-    for backbone in plan.backbones:
-        kept = method.embeddable(backbone, waveforms)
-        short = kept.faults[len(waveforms.faults) :]
-        _say_faults(f"{waveforms.corpus.name} for {backbone}", short, len(kept.corpus.clips), console)
+    _say_left_out(plan, waveforms, console)
     if not plan.allow_incomplete:
         corpora.check_complete(waveforms.corpus)  # a copy full of broken files is no copy
     for note in (*waveforms.corpus.notes, *_copies(waveforms.corpus)):
@@ -155,8 +153,8 @@ def _notes(plan: Plan, split: Split, inner: Folds) -> Iterator[str]:
     elif len(inner) < folds.FOLDS:
         yield f"A race has {len(inner)} inner folds here, not {folds.FOLDS}: there is no more to hold out."
     if inner.always_train:
-        names = ", ".join(inner.always_train[:SHOWN_FAULTS])
-        more = f" and {len(inner.always_train) - SHOWN_FAULTS} more" if len(inner.always_train) > SHOWN_FAULTS else ""
+        names = ", ".join(inner.always_train[:SHOWN_NAMES])
+        more = f" and {len(inner.always_train) - SHOWN_NAMES} more" if len(inner.always_train) > SHOWN_NAMES else ""
         yield f"Never held out by an inner fold, for training needs them: {names}{more}."
 
 
@@ -173,14 +171,18 @@ def _together(items: Sequence[Item], make: Callable[[Item], Made]) -> list[Made]
     return made
 
 
-def _say_faults(name: str, faults: Sequence[Fault], remaining: int, console: Console) -> None:
-    if not faults:
-        return
-    console.print(f"[yellow]{name}: {len(faults)} clips left out, {remaining} remain[/yellow]")
-    for fault in faults[:SHOWN_FAULTS]:
-        console.print(f"  [dim]{escape(f'{fault.key}: {fault.reason}')}[/dim]")
-    if len(faults) > SHOWN_FAULTS:
-        console.print(f"  [dim]and {len(faults) - SHOWN_FAULTS} more[/dim]")
+def _say_left_out(plan: Plan, waveforms: Waveforms, console: Console) -> None:
+    """The table of the clips that no backbone, or one of them, can learn; all of them go into the sweep's folder."""
+    clips = [LeftOut(fault) for fault in waveforms.faults]
+    for backbone in plan.backbones:
+        short = method.embeddable(backbone, waveforms).faults[len(waveforms.faults) :]
+        clips += [LeftOut(fault, backbone) for fault in short]
+    folder = left_out.folder_of(plan.folder, waveforms.corpus.name)
+    left_out.record(folder, clips)
+    if clips:
+        whole = len(waveforms.corpus.clips) + len(waveforms.faults)
+        console.print(left_out.table(waveforms.corpus.name, clips, of=whole))
+        console.print(f"  [dim]all of them: {escape(str(folder / left_out.FILE))}[/dim]")
 
 
 def _bar(console: Console) -> Progress:

@@ -101,12 +101,11 @@ class Tracker:
         """A cell's run, opened before those of its trials."""
         self._write(Start(_parent(name), _now(), None, name, {}, {"kind": "cell", **tags}))
 
-    def end_cell(self, name: str, outcome: Outcome, metrics: Mapping[str, Any], note: str = "") -> None:
-        """The cell's own numbers and text, and how it ended."""
+    def end_cell(self, name: str, outcome: Outcome, metrics: Mapping[str, Any], *, files: Path | None = None) -> None:
+        """The cell's own numbers, and how it ended. The files of the folder `files` become its artefacts."""
         key, now = _parent(name), _now()
         self._write(Metrics(key, now, 0, _numbers(metrics)))
-        self._write(Note(key, now, note))
-        self._write(End(key, now, outcome))
+        self._write(End(key, now, outcome, files=str(files) if files else None))
 
     def flush(self, timeout_seconds: float = 120.0) -> None:
         """Waits until MLflow has everything that was reported so far."""

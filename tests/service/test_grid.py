@@ -1,5 +1,6 @@
 """The command, on a real Ray and a real MLflow store: it does its job, goes on, and refuses what cannot work."""
 
+import csv
 import json
 import re
 from collections import Counter
@@ -34,7 +35,10 @@ def command(storage: Path, *more: str, data: Path, trials: int = 2) -> list[str]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return makers.tones(tmp_path_factory.mktemp("data") / "tones")
+    """27 tones of three pitches, and a file that no trial can learn."""
+    folder = makers.tones(tmp_path_factory.mktemp("data") / "tones")
+    (folder / "pitch-0" / "empty.wav").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,14 @@ def test_a_sweep_leaves_its_trials_its_cells_and_its_confirmation_finished(swept
     assert {status for _, status in found} == {"FINISHED"}
 
 
+def test_a_cell_has_the_list_of_clips_that_were_left_out(swept: Path, tmp_path: Path) -> None:
+    store = client(swept)
+    experiment = store.get_experiment_by_name("try").experiment_id
+    (cell,) = store.search_runs([experiment], "tags.kind = 'cell'")
+    listed = store.download_artifacts(cell.info.run_id, "left-out.csv", str(tmp_path))
+    assert Path(listed).read_text().splitlines()[1:] == [",pitch-0/empty.wav,pitch-0,empty"]
+
+
 def test_a_trial_has_its_parameters_curve_scores_and_picture(swept: Path) -> None:
     store = client(swept)
     experiment = store.get_experiment_by_name("try").experiment_id
@@ -78,7 +90,7 @@ def test_a_trial_has_its_parameters_curve_scores_and_picture(swept: Path) -> Non
 def test_the_champion_loads_back_and_names_a_recording_as_in_training(swept: Path, data: Path) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{swept / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/audioconfit-tones@champion")
-    recordings = sorted(data.rglob("*.wav"))
+    recordings = sorted(path for path in data.rglob("*.wav") if path.stat().st_size)
     told = model.predict(pd.DataFrame({"audio": [recording.read_bytes() for recording in recordings]}))
     folder = next((swept / "try" / "trials").glob("*-test-*"))
     summary = json.loads((folder / "result.json").read_text())
@@ -100,9 +112,9 @@ def test_predict_and_export_take_the_champion_a_cell_and_a_trial(
     capsys.readouterr()
     found = []
     for model in [*models, str(tmp_path / "out")]:
-        assert command_line.main(["predict", model, str(data), "--json", "--top-k", "3"]) == 0
+        assert command_line.main(["predict", model, str(data / "pitch-1"), "--json", "--top-k", "3"]) == 0
         found.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
-    assert len(found[0]) == 24
+    assert len(found[0]) == 8
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             assert one["recording"] == other["recording"]
@@ -244,8 +256,17 @@ def test_broken_recordings_are_named_and_left_out(tmp_path: Path, capsys: pytest
     silent(folder)
     assert grid.main(command(tmp_path / "storage", "--dry-run", data=folder)) == 0
     said = capsys.readouterr().out
-    assert "3 clips left out, 24 remain" in said
-    assert all(name in said for name in ("empty.wav", "text.wav", "silent.wav"))
+    assert "tones: clips left out" in said
+    for reason, name in [("empty", "pitch-0/empty.wav"), ("silent", "pitch-0/silent.wav"), ("not audio", "text.wav")]:
+        assert re.search(rf"1 of 27 +{reason} +\S*{name}", said)
+    file = tmp_path / "storage" / "try" / "left-out" / "tones" / "left-out.csv"
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [row["file"] for row in rows] == ["pitch-0/empty.wav", "pitch-0/silent.wav", "pitch-0/text.wav"]
+    assert rows[0] == {"backbone": "", "file": "pitch-0/empty.wav", "labels": "pitch-0", "reason": "empty"}
+    for name in ("empty", "silent", "text"):
+        (folder / "pitch-0" / f"{name}.wav").unlink()
+    assert grid.main(command(tmp_path / "storage", "--dry-run", data=folder)) == 0
+    assert not file.exists()
 
 
 BAD = {
