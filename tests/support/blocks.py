@@ -8,9 +8,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def pages() -> list[Path]:
-    """Every Markdown page of the repository."""
-    found = [path for path in ROOT.rglob("*.md") if not any(p.startswith(".") for p in path.relative_to(ROOT).parts)]
-    return sorted(found)
+    """Every Markdown page of the repository; a sweep's storage, which may lie beside them, holds model cards."""
+    rooms = [ROOT / "audioconfit", ROOT / "sweeps", ROOT / "tests"]
+    return sorted([*ROOT.glob("*.md"), *(page for room in rooms for page in room.rglob("*.md"))])
 
 
 def blocks(page: Path, *, section: str | None = None, language: str = "python") -> list[str]:
