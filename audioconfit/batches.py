@@ -1,10 +1,6 @@
-"""Batches: random chunks of a corpus that is resident on the device, drawn so that every anchor has a positive.
+"""Batches: random chunks of a corpus, drawn so that every anchor has a positive."""
 
-The 16-bit samples of one split's clips lie in one tensor on the device; a batch is one gather from it. Decoding,
-resampling and copying happen never or once, which is what a GPU needs (`Waveforms` in audio.py holds the decoded
-clips).
-"""
-
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audioconfit import augment as augmenting
-from audioconfit import labels
+from audioconfit import chunks, labels
 from audioconfit.audio import SAMPLE_RATE, SCALE, Recordings
+from audioconfit.chunks import Chunks, Cut
 from audioconfit.corpora import Clip
 from audioconfit.errors import InputError
 
@@ -84,14 +81,12 @@ class Batches:
         self.class_count = len(classes)
         self._clip_count = len(clips)
 
-        audio = [waveforms[clip.key] for clip in clips]
-        self._lengths = np.array([len(samples) for samples in audio])
-        self._offsets = np.concatenate([[0], self._lengths.cumsum()[:-1]])
-        # The tail lets a chunk start at the last sample of the last clip; what lies beyond a clip's end is masked
-        # anyway.
-        tail = np.zeros(min(self.chunk, self._lengths.max()), dtype=np.int16)
-        self._samples = torch.from_numpy(np.concatenate([*audio, tail])).to(device)
-        self._labels = labels.tensor(clips, classes, multi_label=multi_label).to(device)
+        keys = [clip.key for clip in clips]
+        self._lengths = np.array([len(waveforms[key]) for key in keys])
+        widest = int(min(self.chunk, self._lengths.max()))
+        self._device = torch.device(device)
+        self._chunks = chunks.of(waveforms, keys, self._lengths, longest=widest, device=str(device))
+        self._labels = labels.Indexed(clips, classes, multi_label=multi_label, device=self._device)
 
     @property
     def shortest(self) -> int:
@@ -104,17 +99,29 @@ class Batches:
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from step `start` on."""
+        cuts = islice(self._cuts(number), start, None)
+        for step, cut in enumerate(self._chunks.cut(cuts), start):
+            batch = self._batch(cut)
+            yield self._augmented(batch, number, step) if self.augment else batch
+
+    def _cuts(self, number: int) -> Iterator[Cut]:
         share = np.array_split(np.arange(self.batch_size), self.world)[self.rank]
-        for step, (clips, positions) in islice(enumerate(self._draw(number)), start, None):
+        for clips, positions in self._draw(number):
             lengths = self._lengths[clips]
             # No wider than the longest row: clips that are all shorter than a chunk need no padding for its sake.
             # Over all ranks' rows, so that an embedding takes the same way, masked or not, whichever rank computes
             # it.
             width = int(min(self.chunk, lengths.max()))
             full = bool((lengths >= width).all())
-            starts = self._offsets[clips] + np.floor(positions * (np.maximum(lengths - width, 0) + 1)).astype(np.int64)
-            batch = self._gather(clips[share], starts[share], np.minimum(lengths, width)[share], width, full)
-            yield self._augmented(batch, number, step) if self.augment else batch
+            starts = np.floor(positions * (np.maximum(lengths - width, 0) + 1)).astype(np.int64)
+            yield Cut(clips[share], starts[share], np.minimum(lengths, width)[share], width, full)
+
+    def _batch(self, cut: Chunks) -> Batch:
+        waveforms, wanted = cut.samples.float() / SCALE, self._labels[cut.clips]
+        if cut.full:
+            return Batch(waveforms, None, wanted)
+        inside = torch.arange(waveforms.shape[1], device=self._device) < cut.lengths[:, None]
+        return Batch(waveforms * inside, cut.lengths, wanted)
 
     def _augmented(self, batch: Batch, number: int, step: int) -> Batch:
         seed = np.random.SeedSequence((self.seed, number, step, self.rank)).generate_state(1, np.uint64).item()
@@ -126,8 +133,9 @@ class Batches:
         """The most that one of this rank's batches can ask of the memory, in zeros."""
         rows, width = -(-self.batch_size // self.world), int(min(self.chunk, self._lengths.max()))
         padded = bool((self._lengths < width).any())
-        lengths = torch.full((rows,), width, device=self._samples.device) if padded else None
-        return Batch(torch.zeros(rows, width, device=self._samples.device), lengths, self._labels[[0] * rows])
+        lengths = torch.full((rows,), width, device=self._device) if padded else None
+        first = torch.zeros(rows, dtype=torch.long, device=self._device)
+        return Batch(torch.zeros(rows, width, device=self._device), lengths, self._labels[first])
 
     def _draw(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Per step, the rows of all ranks: clip indices, and where in [0, 1) of its free play each chunk starts."""
@@ -141,18 +149,6 @@ class Batches:
             hands = [pools[pool].deal(share) for pool, share in zip(classes.deal(count), shares, strict=True)]
             yield np.concatenate(hands).repeat(self.views), draw.random(self.batch_size)
 
-    def _gather(self, clips: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, full: bool) -> Batch:
-        device = self._samples.device
-        message = torch.from_numpy(np.stack([clips, starts, lengths]))
-        if device.type == "cuda":  # one copy a batch, from pinned memory, so that the CPU need not wait for the GPU
-            message = message.pin_memory().to(device, non_blocking=True)
-        rows, first, valid = message.unbind()
-        # A view with one row per possible start: the index is one number per chunk instead of one per sample.
-        chunks = self._samples.unfold(0, width, 1)[first].float() / SCALE
-        if full:
-            return Batch(chunks, None, self._labels[rows])
-        return Batch(chunks * (torch.arange(width, device=device) < valid[:, None]), valid, self._labels[rows])
-
 
 class _Deck:
     """Cards dealt without replacement; shuffled anew when all are out. A hand repeats a card only if there are too
@@ -161,17 +157,18 @@ class _Deck:
 
     def __init__(self, cards: Sequence[int], draw: np.random.Generator) -> None:
         self._cards, self._draw = np.array(cards), draw
-        self._rest: list[int] = []
+        self._rest: deque[int] = deque()
 
     def deal(self, count: int) -> list[int]:
         hand: list[int] = []
+        held: set[int] = set()
         while len(hand) < count:
             if not self._rest:
-                self._rest = self._draw.permutation(self._cards).tolist()
-            held = set(hand)
+                self._rest = deque(self._draw.permutation(self._cards).tolist())
             fresh = next((card for card in self._rest if card not in held), self._rest[0])
-            self._rest.remove(fresh)
+            self._rest.remove(fresh)  # next to always the first
             hand.append(fresh)
+            held.add(fresh)
         return hand
 
 

@@ -10,6 +10,30 @@ from audioconfit.corpora import Clip
 from audioconfit.errors import InputError
 
 
+class Indexed:
+    """`tensor` of any rows on demand. A multi-label corpus keeps its indices, not clips x classes numbers."""
+
+    def __init__(
+        self, clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool, device: torch.device
+    ) -> None:
+        self.classes = len(classes) if multi_label else 0
+        if not multi_label:
+            self.indices = tensor(clips, classes).to(device)
+            return
+        number = {label: index for index, label in enumerate(classes)}
+        most = max(len(clip.labels) for clip in clips)
+        rows = [[number[label] for label in clip.labels] for clip in clips]
+        padded = [row + [len(classes)] * (most - len(row)) for row in rows]  # a class too many, which is cut off
+        self.indices = torch.tensor(padded, dtype=torch.long).reshape(len(clips), most).to(device)
+
+    def __getitem__(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows"] | Float[Tensor, "rows classes"]:
+        chosen = self.indices[rows]
+        if not self.classes:
+            return chosen
+        zeros = torch.zeros(len(rows), self.classes + 1, device=chosen.device)
+        return zeros.scatter(1, chosen, 1.0)[:, : self.classes]
+
+
 def tensor(
     clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool = False
 ) -> Int[Tensor, "clips"] | Float[Tensor, "clips classes"]:
