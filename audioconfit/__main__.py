@@ -3,7 +3,7 @@
 `audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
 `audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
 `audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
-`audioconfit export MODEL OUT --to transformers`: a checkpoint with a model card that needs none of our code.
+`audioconfit export MODEL OUT --to transformers|onnx`: a checkpoint, or a graph, with a card; needs none of our code.
 `audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
 """
 
@@ -31,7 +31,7 @@ from rich.table import Table
 from audioconfit import audio, catalogue, classifier, corpora, encoders, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, download
 from audioconfit.errors import InputError
-from audioconfit.handover import models, predicting
+from audioconfit.handover import models, onnx_graph, predicting
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
@@ -83,7 +83,7 @@ def _add_models(commands: Any) -> None:
     leaving.add_argument("model", metavar="MODEL", **model)
     leaving.add_argument("out", metavar="OUT", type=Path, help="a new folder, or that of an earlier export")
     leaving.add_argument(
-        "--to", choices=("transformers",), default="transformers", help="the format (default: %(default)s)"
+        "--to", choices=("transformers", "onnx"), default="transformers", help="the format (default: %(default)s)"
     )
     leaving.set_defaults(run=_export)
 
@@ -117,7 +117,12 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     classifier.check_free(arguments.out)
-    models.load(arguments.model).save(arguments.out)
+    model = models.load(arguments.model)
+    if arguments.to == "onnx":
+        difference = onnx_graph.save(model, arguments.out)
+        print(f"{arguments.out / onnx_graph.GRAPH} and its card; at most {difference:.0e} from the model on noise.")
+        return 0
+    model.save(arguments.out)
     Console().print(
         f"{arguments.out} holds the model and its card. Without AudioConFit:\n"
         f'  transformers.pipeline("audio-classification", model="{arguments.out}")\n'

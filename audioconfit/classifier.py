@@ -65,7 +65,7 @@ class Classifier:
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows: scores and confusion."""
-        return card.shown(self._description())
+        return card.shown(self.description())
 
     def probabilities(self, recording: Path | bytes) -> Float[Tensor, "classes"]:
         """Of one recording in any format that preparing reads.
@@ -187,10 +187,11 @@ class Classifier:
         several = self.probe.thresholds is not None
         sequence_classifier.save(self.encoder, weight, bias, folder, classes=self.classes, multi_label=several)
         self.probe.save(folder / PROBE)
-        files.write(folder / DESCRIPTION, json.dumps(self._description(), indent=2))
-        files.write(folder / "README.md", card.written(self._description(), name=name))
+        files.write(folder / DESCRIPTION, json.dumps(self.description(), indent=2))
+        files.write(folder / "README.md", card.written(self.description(), name=name))
 
-    def _description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
+        """What classifier.json holds: chunk, classes, thresholds, and the run it is of."""
         thresholds = self.probe.thresholds
         return {
             "chunk_seconds": self.chunk_seconds,

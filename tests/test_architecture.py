@@ -148,7 +148,9 @@ def declared(*extras: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-@pytest.mark.parametrize(("paths", "extras"), [(tuple(MODULES.values()), ("aws",)), (tuple(TESTS), ("aws", "dev"))])
+@pytest.mark.parametrize(
+    ("paths", "extras"), [(tuple(MODULES.values()), ("aws",)), (tuple(TESTS), ("aws", "onnx", "dev"))]
+)
 def test_what_is_imported_is_declared(paths: tuple[Path, ...], extras: tuple[str, ...]) -> None:
     brought = packages_distributions()
     tops = {target.split(".")[0] for path in paths for target in imported(path)}

@@ -1,6 +1,6 @@
 """The model card: a README.md with the hub's metadata, from what a classifier knows of itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -18,9 +18,13 @@ SCORES = {
 LARGEST_CONFUSION = 20  # classes; a larger table is not read
 
 
-def written(description: dict[str, Any], *, name: str) -> str:
-    """The card of the model `name`; `description` is the content of its classifier.json."""
-    parts = [_front(description, name), f"# {name}", *_purpose(description), *_use(description, name)]
+def written(description: dict[str, Any], *, name: str, use: Iterable[str] | None = None) -> str:
+    """The card of the model `name`; `description` is the content of its classifier.json. `use`: how to run it, in
+    paragraphs, where that is not with transformers.
+    """
+    usage = _use(description, name) if use is None else use
+    front = _front(description, name, library="transformers" if use is None else "onnx")
+    parts = [front, f"# {name}", *_purpose(description), "## Use", *usage, *_thresholds(description)]
     parts += [*_scores(description["about"]), *_recipe(description["about"]), *_limits(description)]
     return "\n\n".join(parts) + "\n"
 
@@ -30,11 +34,11 @@ def shown(description: dict[str, Any]) -> str:
     return "\n\n".join([*_purpose(description), *_scores(description["about"])])
 
 
-def _front(description: dict[str, Any], name: str) -> str:
+def _front(description: dict[str, Any], name: str, *, library: str) -> str:
     """The metadata that the hub reads: between lines of three dashes, in YAML."""
     about = description["about"]
     front: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "audio-classification",
         "tags": ["audio-classification", "audioconfit", description["architecture"]],
     }
@@ -73,7 +77,6 @@ def _purpose(description: dict[str, Any]) -> Iterator[str]:
 
 
 def _use(description: dict[str, Any], name: str) -> Iterator[str]:
-    yield "## Use"
     yield (
         "```python\nfrom transformers import pipeline\n\n"
         f'classify = pipeline("audio-classification", model="{name}")\n'
@@ -87,6 +90,9 @@ def _use(description: dict[str, Any], name: str) -> Iterator[str]:
         "for the same ones, or use `audioconfit predict`. Give the pipeline one recording at a time: the padding of a "
         "batch moves the embeddings of models with group norm."
     )
+
+
+def _thresholds(description: dict[str, Any]) -> Iterator[str]:
     if description["thresholds"]:
         limits = ", ".join(
             f"`{label}` {limit:.3f}"
