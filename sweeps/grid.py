@@ -17,7 +17,7 @@ from sweeps.cluster import capacity, joining, nodes
 from sweeps.faults import Halted, Interrupted
 from sweeps.interrupt import INTERRUPTED
 from sweeps.request import datasets, flags, forecast, resuming
-from sweeps.request.cells import lay_out
+from sweeps.request.cells import lay_out, tell_apart
 from sweeps.request.plan import Plan
 from sweeps.sweep import Sweep, slot_request
 from sweeps.terminal import report
@@ -57,7 +57,7 @@ def _run(plan: Plan, console: Console) -> int:
             nodes.check_shared(plan.storage.absolute(), plan.recordings)
         decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
         ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
-        cells = lay_out(plan, ready)
+        cells = tell_apart(lay_out(plan, ready), resuming.recorded(plan.folder))
         if plan.dry_run:
             report.show_plan(plan, cells, ready, forecast.of_cells(plan, cells, ready), console)
             return 0

@@ -45,15 +45,19 @@ def lease(folder: Path) -> Iterator[None]:
         yield
 
 
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings of the cells that earlier starts of the sweep had, by the cell's name."""
+    path = folder / RECORD
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
 def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
     """Compares the cells with those of earlier starts, and records the new ones.
 
     Raises:
         InputError: a line per cell and setting that changed.
     """
-    path = folder / RECORD
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    now = {cell.name: _comparable(cell) for cell in cells}
+    known, now = recorded(folder), {cell.name: cell.settings for cell in cells}
     changes = [
         f"{name}: {setting} was {known[name].get(setting)}, is {value}."
         for name, settings in now.items()
@@ -66,15 +70,4 @@ def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
             + f"\nOld and new trials of {folder.name!r} could not be compared. Ask for what it was, or start a sweep "
             "under another --name."
         )
-    files.write(path, json.dumps(known | now, indent=2))
-
-
-def _comparable(cell: Cell) -> dict[str, Any]:
-    """All that a cell's trials have in common, as JSON reads it back."""
-    searched = {
-        "batch_sizes": cell.space.batch_sizes,
-        "chunk_seconds": cell.space.chunk_seconds,
-        "probe_lr": cell.space.probe_lr,
-    }
-    fixed = {name: value for name, value in cell.base.settings.items() if name not in ("batch_size", *searched)}
-    return json.loads(json.dumps(fixed | searched))
+    files.write(folder / RECORD, json.dumps(known | now, indent=2))
