@@ -12,7 +12,7 @@ from functools import partial
 from rich.console import Console
 
 from audioconfit import errors
-from sweeps import faults
+from sweeps import faults, identity
 from sweeps.cluster import capacity, joining, nodes
 from sweeps.faults import Halted, Interrupted
 from sweeps.interrupt import INTERRUPTED
@@ -61,8 +61,9 @@ def _run(plan: Plan, console: Console) -> int:
         if plan.dry_run:
             report.show_plan(plan, cells, ready, forecast.of_cells(plan, cells, ready), console)
             return 0
+        itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
         resuming.reconcile(plan.folder, cells)
-        return Sweep(plan, cells, ready, console).run()
+        return Sweep(plan, itself, cells, ready, console).run()
 
 
 if __name__ == "__main__":

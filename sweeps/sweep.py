@@ -9,6 +9,7 @@ from audioconfit.recipe import Recipe
 from sweeps.cluster.capacity import SlotRequest
 from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
+from sweeps.identity import Identity
 from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
@@ -35,19 +36,23 @@ def slot_request(plan: Plan) -> SlotRequest:
 class Sweep:
     """The phases in order, each a method."""
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console: Console) -> None:
+    def __init__(
+        self, plan: Plan, identity: Identity, cells: Sequence[Cell], tasks: Sequence[Task], console: Console
+    ) -> None:
         self.plan, self.cells, self.console = plan, cells, console
         self.tasks = {task.dataset: task for task in tasks}
         self.studies = Studies(
             cells,
             budget=Budget(plan.trials, plan.hours, plan.converged),
             root=plan.folder,
+            sweep=identity,
             storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
+            shared=plan.optuna_storage is not None,
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )
         uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
-        self.tracker = Tracker(uri, plan.name, plan.folder / "tracking")
+        self.tracker = Tracker(uri, identity, plan.folder / "tracking")
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(

@@ -87,6 +87,10 @@ class Cell:
             "method": self.base.method,
         }
 
+    def key(self, number: int) -> str:
+        """What one of its trials is called in files and in MLflow."""
+        return f"{self.name}-{number:04d}"
+
     def recipe(self, suggested: dict[str, Any]) -> Recipe:
         """The recipe of one trial: the cell's own numbers and what the search suggests."""
         return self.base.model_copy(update=suggested)

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,20 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence per setting of a cell that is not what it was."""
+    return [
+        f"{setting} was {was.get(setting)}, is {now.get(setting)}."
+        for setting in dict.fromkeys([*was, *now])
+        if was.get(setting) != now.get(setting)
+    ]
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a start of the sweep left something in its folder."""
+    return any((folder / name).exists() for name in (RECORD, "optuna.db", "tracking"))
+
+
 def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
     """Compares the cells with those of earlier starts, and records the new ones.
 
@@ -58,15 +72,12 @@ def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
         InputError: a line per cell and setting that changed.
     """
     known, now = recorded(folder), {cell.name: cell.settings for cell in cells}
-    changes = [
-        f"{name}: {setting} was {known[name].get(setting)}, is {value}."
-        for name, settings in now.items()
-        for setting, value in (dict.fromkeys(known.get(name, ())) | settings).items()
-        if name in known and known[name].get(setting) != value
+    changed = [
+        f"{name}: {change}" for name, settings in now.items() for change in changes(known.get(name, settings), settings)
     ]
-    if changes:
+    if changed:
         raise InputError(
-            "\n".join(changes)
+            "\n".join(changed)
             + f"\nOld and new trials of {folder.name!r} could not be compared. Ask for what it was, or start a sweep "
             "under another --name."
         )
