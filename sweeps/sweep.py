@@ -14,11 +14,13 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
+from sweeps.request import resuming
 from sweeps.request.cells import Cell
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
 from sweeps.search import ranking, tuning
 from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
 from sweeps.tracking.journal import Outcome
@@ -47,7 +49,7 @@ class Sweep:
             root=plan.folder,
             sweep=identity,
             storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
-            shared=plan.optuna_storage is not None,
+            shared=bool(plan.optuna_storage),
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )
@@ -61,6 +63,7 @@ class Sweep:
             plan.folder,
             patience_seconds=plan.patience_seconds,
             wait_seconds=plan.wait_seconds,
+            started=self._note_conduct,
             halt=self._halt,
         )
         self.problem: str | None = None
@@ -99,6 +102,17 @@ class Sweep:
         refitted = self.plan.refit
         report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
+
+    def _note_conduct(self, shape: SlotShape) -> None:
+        """Says so where trials run otherwise than earlier ones did."""
+        conduct = {
+            "--workers-per-trial": shape.workers,
+            "--gpus-per-worker": shape.gpus,
+            "--cpus-per-worker": shape.cpus,
+            "--micro-batch": self.plan.micro_batch,
+        }
+        if said := resuming.note_conduct(self.plan.folder, conduct):
+            self.console.print(f"[yellow]{said}[/yellow]", soft_wrap=True)
 
     def _wind_down(self) -> None:
         self.table.say("ending: saving what runs (Ctrl-C again: at once)")

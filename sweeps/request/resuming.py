@@ -2,7 +2,7 @@
 
 More trials, more seeds and more cells may come. Anything that makes old trials incomparable with new ones (the corpus'
 content, its protocol, a number of the recipe, the searched space, the code's result version) is refused with what
-changed.
+changed. What trials run on may change as well; where that shifts their numbers a little, it is said.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from audioconfit import files
 from audioconfit.errors import InputError
 from sweeps.request.cells import Cell
 
-RECORD, LEASE = "sweep.json", "driver.lease"
+RECORD, LEASE, CONDUCT = "sweep.json", "driver.lease", "conduct.json"
 
 
 @contextmanager
@@ -82,3 +82,24 @@ def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
             "under another --name."
         )
     files.write(folder / RECORD, json.dumps(known | now, indent=2))
+
+
+def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | None:
+    """Records how trials run from now on: values by flag, None where the machine chooses. Returns what to tell the user
+    where that shifts the numbers of later trials against those of earlier ones.
+    """
+    path = folder / CONDUCT
+    known: dict[str, list[float | None]] = json.loads(path.read_text()) if path.exists() else {}
+    used = {flag: list(dict.fromkeys([*known.get(flag, ()), value])) for flag, value in conduct.items()}
+    files.write(path, json.dumps(used, indent=2))
+    mixed = [f"{flag} {', '.join(map(_shown, values))}" for flag, values in used.items() if len(values) > 1]
+    if not mixed:
+        return None
+    return (
+        f"Trials of this sweep ran or will run with {'; '.join(mixed)}. They round and draw dropout differently (on "
+        "GPUs precision auto means bf16), so scores can differ by that; for trials alike start under another --name."
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "as fits" if value is None else f"{value:g}"
