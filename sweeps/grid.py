@@ -12,12 +12,12 @@ from functools import partial
 from rich.console import Console
 
 from audioconfit import errors
-from sweeps import faults
+from sweeps import faults, identity
 from sweeps.cluster import capacity, joining, nodes
 from sweeps.faults import Halted, Interrupted
 from sweeps.interrupt import INTERRUPTED
 from sweeps.request import datasets, flags, forecast, resuming
-from sweeps.request.cells import lay_out
+from sweeps.request.cells import lay_out, tell_apart
 from sweeps.request.plan import Plan
 from sweeps.sweep import Sweep, slot_request
 from sweeps.terminal import report
@@ -57,12 +57,13 @@ def _run(plan: Plan, console: Console) -> int:
             nodes.check_shared(plan.storage.absolute(), plan.recordings)
         decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
         ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
-        cells = lay_out(plan, ready)
+        cells = tell_apart(lay_out(plan, ready), resuming.recorded(plan.folder))
         if plan.dry_run:
             report.show_plan(plan, cells, ready, forecast.of_cells(plan, cells, ready), console)
             return 0
+        itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
         resuming.reconcile(plan.folder, cells)
-        return Sweep(plan, cells, ready, console).run()
+        return Sweep(plan, itself, cells, ready, console).run()
 
 
 if __name__ == "__main__":

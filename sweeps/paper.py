@@ -163,7 +163,7 @@ def _pictures(candidates: Sequence[Candidate], store: StageStore, out: Path) -> 
     """Each file that was drawn, and what it shows: a pair per dataset and backbone."""
     for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in candidates):
         rivals = [one for one in candidates if (one.dataset, one.backbone) == (dataset, backbone)]
-        name = f"{dataset}-{Path(backbone).name}.png"
+        name = f"{dataset}-{rivals[0].label}.png"
         if _convergence(rivals, store, out / f"figure2-{name}"):
             yield f"figure2-{name}", f"Validation accuracy by epoch, {backbone} on {dataset}."
         if _separability(rivals, store, out / f"figure3-{name}"):

@@ -9,16 +9,18 @@ from audioconfit.recipe import Recipe
 from sweeps.cluster.capacity import SlotRequest
 from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
+from sweeps.identity import Identity
 from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
-from sweeps.request import left_out
+from sweeps.request import left_out, resuming
 from sweeps.request.cells import Cell
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
 from sweeps.search import ranking, tuning
 from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
 from sweeps.tracking.journal import Outcome
@@ -36,19 +38,23 @@ def slot_request(plan: Plan) -> SlotRequest:
 class Sweep:
     """The phases in order, each a method."""
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], console: Console) -> None:
+    def __init__(
+        self, plan: Plan, identity: Identity, cells: Sequence[Cell], tasks: Sequence[Task], console: Console
+    ) -> None:
         self.plan, self.cells, self.console = plan, cells, console
         self.tasks = {task.dataset: task for task in tasks}
         self.studies = Studies(
             cells,
             budget=Budget(plan.trials, plan.hours, plan.converged),
             root=plan.folder,
+            sweep=identity,
             storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
+            shared=bool(plan.optuna_storage),
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )
         uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
-        self.tracker = Tracker(uri, plan.name, plan.folder / "tracking")
+        self.tracker = Tracker(uri, identity, plan.folder / "tracking")
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(
@@ -57,6 +63,7 @@ class Sweep:
             plan.folder,
             patience_seconds=plan.patience_seconds,
             wait_seconds=plan.wait_seconds,
+            started=self._note_conduct,
             halt=self._halt,
         )
         self.problem: str | None = None
@@ -95,6 +102,17 @@ class Sweep:
         refitted = self.plan.refit
         report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
+
+    def _note_conduct(self, shape: SlotShape) -> None:
+        """Says so where trials run otherwise than earlier ones did."""
+        conduct = {
+            "--workers-per-trial": shape.workers,
+            "--gpus-per-worker": shape.gpus,
+            "--cpus-per-worker": shape.cpus,
+            "--micro-batch": self.plan.micro_batch,
+        }
+        if said := resuming.note_conduct(self.plan.folder, conduct):
+            self.console.print(f"[yellow]{said}[/yellow]", soft_wrap=True)
 
     def _wind_down(self) -> None:
         self.table.say("ending: saving what runs (Ctrl-C again: at once)")

@@ -30,7 +30,7 @@ FLOORS = (
     ("request",),
     ("cluster", "trial"),
     ("slots", "tracking"),
-    ("interrupt", "faults"),
+    ("interrupt", "faults", "identity"),
 )
 # Each library and the rooms that may import it.
 HOMES = {

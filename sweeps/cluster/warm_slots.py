@@ -9,7 +9,7 @@ from types import TracebackType
 from sweeps.cluster import capacity, joining
 from sweeps.cluster.capacity import SlotRequest
 from sweeps.slots.jobs import Jobs
-from sweeps.slots.pool import Pool
+from sweeps.slots.pool import Pool, SlotShape
 from sweeps.slots.supervisor import Supervisor
 from sweeps.slots.worker import Work
 
@@ -23,6 +23,7 @@ class WarmSlots:
         folder: of the sweep, for Train's files and the log of the queue's events.
         patience_seconds: of silence, after which a worker counts as hung.
         wait_seconds: without any live slot, after which the sweep halts.
+        started: called with the shape of a slot before the first one starts.
         halt: called with the reason when the sweep cannot go on.
     """
 
@@ -31,6 +32,7 @@ class WarmSlots:
     folder: Path
     patience_seconds: float
     wait_seconds: float
+    started: Callable[[SlotShape], None]
     halt: Callable[[str], None]
     _jobs: Jobs | None = None
     _pool: Pool | None = None
@@ -65,6 +67,7 @@ class WarmSlots:
     def _start(self) -> Jobs:
         self._open.enter_context(joining.join(self.request.embedded_cpus()))
         shape = capacity.fitting_shape(self.request)
+        self.started(shape)
 
         def count() -> int:
             return capacity.slot_count(self.request, shape, self._waiting() if self._waiting else 1)

@@ -16,6 +16,8 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
 
 from audioconfit.classifier import Classifier
+from sweeps import identity
+from sweeps.identity import Identity
 from sweeps.outcome.handover import assemble
 from sweeps.outcome.race import Race
 from sweeps.outcome.selection import Candidate
@@ -74,11 +76,11 @@ def register(
     """
     best = refit or winner.best_run.assignment
     client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
-    version = _version_of(client, name, best.key)
+    version = _version_of(client, name, tracker.sweep, best.key)
     if version is None:
         logged = _log(tracker, best, assemble(best, store))
         version = _new_version(client, name, logged, _tags(tracker, winner, race, best), why)
-    holder = _better_of_another_sweep(client, name, _tags(tracker, winner, race, best))
+    holder = _better_of_another_sweep(client, name, tracker.sweep, _tags(tracker, winner, race, best))
     if holder is not None:
         score = float(holder.tags["valid_score"])
         why += f" The champion stays version {holder.version}, of the sweep {holder.tags['sweep']}, with {score:.4f}."
@@ -95,19 +97,22 @@ def _tags(tracker: Tracker, winner: Candidate, race: Race | None, best: Assignme
     return {
         "key": best.key,
         "cell": winner.cell,
-        "sweep": tracker.sweep,
+        "sweep": tracker.sweep.name,
+        identity.TAG: tracker.sweep.id,
         "task": f"{recipe.fingerprint} {recipe.protocol or 'default'}{judged}",
         "valid_score": repr(raced.mean if raced else winner.valid),
     }
 
 
-def _better_of_another_sweep(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+def _better_of_another_sweep(
+    client: MlflowClient, name: str, sweep: Identity, tags: dict[str, str]
+) -> ModelVersion | None:
     """The champion so far, if it is of another sweep, of the same task, and has the higher mean validation score."""
     if CHAMPION not in client.get_registered_model(name).aliases:
         return None
     holder: ModelVersion = client.get_model_version_by_alias(name, CHAMPION)
     held = holder.tags
-    comparable = held.get("task") == tags["task"] and held.get("sweep") != tags["sweep"]
+    comparable = held.get("task") == tags["task"] and not _is_of(sweep, holder)
     return holder if comparable and float(held["valid_score"]) > float(tags["valid_score"]) else None
 
 
@@ -138,7 +143,13 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
     return str(made.version)
 
 
-def _version_of(client: MlflowClient, name: str, key: str) -> str | None:
+def _version_of(client: MlflowClient, name: str, sweep: Identity, key: str) -> str | None:
     """The version that was registered for this confirmed run before, by a driver that may have been killed then."""
     known = client.search_model_versions(f"name = '{name}'")
-    return next((str(version.version) for version in known if version.tags.get("key") == key), None)
+    mine = (version for version in known if version.tags.get("key") == key and _is_of(sweep, version))
+    return next((str(version.version) for version in mine), None)
+
+
+def _is_of(sweep: Identity, version: ModelVersion) -> bool:
+    """Whether this sweep registered the version."""
+    return version.tags.get("sweep", sweep.name) == sweep.name and sweep.owns(version.tags)

@@ -49,6 +49,11 @@ class Candidate:
         return self.runs[0].recipe.backbone
 
     @property
+    def label(self) -> str:
+        """What stands for the backbone in the cell's name, and tells it from all others of the sweep."""
+        return self.cell.removesuffix(f".{self.method}").removesuffix(f".{self.dataset}")
+
+    @property
     def method(self) -> str:
         return self.runs[0].recipe.method
 

@@ -1,7 +1,10 @@
 """Cells: one backbone on one dataset by one method, and the space that a sweep searches in it. Plain data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +49,33 @@ class Space:
 
 @dataclass(frozen=True)
 class Cell:
-    """A backbone, a dataset and a method; `base` holds every number of the recipe that is not searched."""
+    """A backbone, a dataset and a method; `base` holds every number of the recipe that is not searched.
+
+    `mark` stands behind the backbone's last path name where another one's is the same (see tell_apart).
+    """
 
     base: Recipe
     space: Space
     prepared: Path
+    mark: str = ""
 
     @property
     def name(self) -> str:
         """Names the study, the MLflow run and the folder: safe in a path."""
         backbone = Path(self.base.backbone).name if "/" in self.base.backbone else self.base.backbone
-        return f"{backbone}.{self.base.dataset}" + ("" if self.base.method == "pairtune" else f".{self.base.method}")
+        marked = f"{backbone}-{self.mark}" if self.mark else backbone
+        return f"{marked}.{self.base.dataset}" + ("" if self.base.method == "pairtune" else f".{self.base.method}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its trials have in common, as JSON reads it back: where it differs, they cannot be compared."""
+        searched = {
+            "batch_sizes": self.space.batch_sizes,
+            "chunk_seconds": self.space.chunk_seconds,
+            "probe_lr": self.space.probe_lr,
+        }
+        fixed = {name: value for name, value in self.base.settings.items() if name not in ("batch_size", *searched)}
+        return dict(json.loads(json.dumps(fixed | searched)))
 
     @property
     def tags(self) -> dict[str, str]:
@@ -67,6 +86,10 @@ class Cell:
             "backbone": self.base.backbone,
             "method": self.base.method,
         }
+
+    def key(self, number: int) -> str:
+        """What one of its trials is called in files and in MLflow."""
+        return f"{self.name}-{number:04d}"
 
     def recipe(self, suggested: dict[str, Any]) -> Recipe:
         """The recipe of one trial: the cell's own numbers and what the search suggests."""
@@ -88,6 +111,51 @@ def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
             for chunk in space.chunk_seconds:
                 method.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
     return cells
+
+
+def tell_apart(cells: Sequence[Cell], known: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """The cells under names of their own: of backbones whose last path names are alike, each bears a short hash of its
+    whole path. `known`: the settings of earlier starts' cells by name; these keep their names.
+
+    Raises:
+        InputError: two cells cannot be told apart, for their backbones are one.
+    """
+    wanted = Counter(cell.name for cell in cells)
+    named = [_named(cell, known, is_alone=wanted[cell.name] == 1) for cell in cells]
+    by_name: dict[str, Cell] = {}
+    for cell in named:
+        other = by_name.setdefault(cell.name, cell)
+        if other is not cell:
+            raise InputError(
+                f"Two cells are called {cell.name}: {_described(other)} and {_described(cell)}. "
+                "Name each backbone once, or rename a folder."
+            )
+    return named
+
+
+def _named(cell: Cell, known: Mapping[str, Mapping[str, Any]], *, is_alone: bool) -> Cell:
+    marked = replace(cell, mark=_hash(_place(cell.base.backbone)))
+    if marked.name in known:
+        return marked
+    if cell.name in known and _place(known[cell.name]["backbone"]) == _place(cell.base.backbone):
+        return cell
+    # The same weights under another path are no other backbone: they were moved, and resuming says so.
+    is_free = cell.name not in known or known[cell.name].get("weights") == cell.base.weights
+    return cell if cell.base.backbone in encoders.BACKBONES or (is_alone and is_free) else marked
+
+
+def _place(backbone: str) -> str:
+    """What a backbone's name stands for: of a folder its whole path."""
+    is_folder = backbone not in encoders.BACKBONES and Path(backbone).is_dir()
+    return str(Path(backbone).resolve()) if is_folder else backbone
+
+
+def _hash(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()[:6]
+
+
+def _described(cell: Cell) -> str:
+    return f"{cell.base.backbone} on {cell.base.dataset} by {cell.base.method}"
 
 
 def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:

@@ -2,14 +2,14 @@
 
 More trials, more seeds and more cells may come. Anything that makes old trials incomparable with new ones (the corpus'
 content, its protocol, a number of the recipe, the searched space, the code's result version) is refused with what
-changed.
+changed. What trials run on may change as well; where that shifts their numbers a little, it is said.
 """
 
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from audioconfit import files
 from audioconfit.errors import InputError
 from sweeps.request.cells import Cell
 
-RECORD, LEASE = "sweep.json", "driver.lease"
+RECORD, LEASE, CONDUCT = "sweep.json", "driver.lease", "conduct.json"
 
 
 @contextmanager
@@ -45,36 +45,61 @@ def lease(folder: Path) -> Iterator[None]:
         yield
 
 
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings of the cells that earlier starts of the sweep had, by the cell's name."""
+    path = folder / RECORD
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence per setting of a cell that is not what it was."""
+    return [
+        f"{setting} was {was.get(setting)}, is {now.get(setting)}."
+        for setting in dict.fromkeys([*was, *now])
+        if was.get(setting) != now.get(setting)
+    ]
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a start of the sweep left something in its folder."""
+    return any((folder / name).exists() for name in (RECORD, "optuna.db", "tracking"))
+
+
 def reconcile(folder: Path, cells: Sequence[Cell]) -> None:
     """Compares the cells with those of earlier starts, and records the new ones.
 
     Raises:
         InputError: a line per cell and setting that changed.
     """
-    path = folder / RECORD
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    now = {cell.name: _comparable(cell) for cell in cells}
-    changes = [
-        f"{name}: {setting} was {known[name].get(setting)}, is {value}."
-        for name, settings in now.items()
-        for setting, value in (dict.fromkeys(known.get(name, ())) | settings).items()
-        if name in known and known[name].get(setting) != value
+    known, now = recorded(folder), {cell.name: cell.settings for cell in cells}
+    changed = [
+        f"{name}: {change}" for name, settings in now.items() for change in changes(known.get(name, settings), settings)
     ]
-    if changes:
+    if changed:
         raise InputError(
-            "\n".join(changes)
+            "\n".join(changed)
             + f"\nOld and new trials of {folder.name!r} could not be compared. Ask for what it was, or start a sweep "
             "under another --name."
         )
-    files.write(path, json.dumps(known | now, indent=2))
+    files.write(folder / RECORD, json.dumps(known | now, indent=2))
 
 
-def _comparable(cell: Cell) -> dict[str, Any]:
-    """All that a cell's trials have in common, as JSON reads it back."""
-    searched = {
-        "batch_sizes": cell.space.batch_sizes,
-        "chunk_seconds": cell.space.chunk_seconds,
-        "probe_lr": cell.space.probe_lr,
-    }
-    fixed = {name: value for name, value in cell.base.settings.items() if name not in ("batch_size", *searched)}
-    return json.loads(json.dumps(fixed | searched))
+def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | None:
+    """Records how trials run from now on: values by flag, None where the machine chooses. Returns what to tell the user
+    where that shifts the numbers of later trials against those of earlier ones.
+    """
+    path = folder / CONDUCT
+    known: dict[str, list[float | None]] = json.loads(path.read_text()) if path.exists() else {}
+    used = {flag: list(dict.fromkeys([*known.get(flag, ()), value])) for flag, value in conduct.items()}
+    files.write(path, json.dumps(used, indent=2))
+    mixed = [f"{flag} {', '.join(map(_shown, values))}" for flag, values in used.items() if len(values) > 1]
+    if not mixed:
+        return None
+    return (
+        f"Trials of this sweep ran or will run with {'; '.join(mixed)}. They round and draw dropout differently (on "
+        "GPUs precision auto means bf16), so scores can differ by that; for trials alike start under another --name."
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "as fits" if value is None else f"{value:g}"

@@ -19,8 +19,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.identity import Identity
 from sweeps.request.cells import Cell, Space
-from sweeps.search import ranking
+from sweeps.search import ownership, ranking
 from sweeps.search.durable_study import DurableStudy
 from sweeps.search.halving import Halving
 from sweeps.slots.job_queue import CANCELLED
@@ -72,7 +73,7 @@ class Tally:
 class Studies:
     """Asks the least served cell's study for the next trial, and tells it how the trial went.
 
-    Running trials are known by the name that their runner gives them.
+    Running trials are known by the name that their runner gives them. `shared`: the storage is not the sweep's own.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Studies:
         *,
         budget: Budget,
         root: Path,
+        sweep: Identity,
         storage: BaseStorage,
+        shared: bool,
         seed: int = 0,
         early_stopping: bool = True,
         micro_batch: int | None = None,
@@ -92,7 +95,10 @@ class Studies:
         self.live: dict[str, Asked] = {}
         self.interrupted = threading.Event()
         self.began = time.monotonic()
-        self.studies = {cell.name: _open(cell, storage) for cell in cells}
+        self.studies = {
+            cell.name: _open(cell, ownership.claim(cell, sweep, storage, folder=root, shared=shared), storage)
+            for cell in cells
+        }
         # Asked but not running: from an earlier start, or waiting for a stage that another trial is training.
         self.held = [
             _asked(self.cells[name], trial) for name, study in self.studies.items() for trial in study.running()
@@ -175,7 +181,7 @@ class Studies:
             recipe=cell.recipe(params),
             prepared=cell.prepared,
             root=self.root,
-            key=f"{cell.name}-{number:04d}",
+            key=cell.key(number),
             micro_batch=self.micro_batch,
         )
 
@@ -245,10 +251,10 @@ def _is_early(result: Mapping[str, Any]) -> bool:
     return EARLY_SCORE in result and not result.get("ended")
 
 
-def _open(cell: Cell, storage: BaseStorage) -> DurableStudy:
+def _open(cell: Cell, name: str, storage: BaseStorage) -> DurableStudy:
     # Every trial gets a third of the epochs; after that only the better half goes on.
     pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
-    study = DurableStudy(cell.name, storage, pruner=pruner)
+    study = DurableStudy(name, storage, pruner=pruner)
     study.suggest_first(cell.space.first_guess())
     return study
 

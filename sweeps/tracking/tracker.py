@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
 from audioconfit.errors import InputError
-from sweeps import faults
+from sweeps import faults, identity
+from sweeps.identity import Identity
 from sweeps.tracking import mlflow_page
 from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
 
@@ -51,9 +52,11 @@ class Batch:
 
 
 class Tracker:
-    """Writes one sweep's runs: a parent per cell, a child per trial."""
+    """Writes one sweep's runs: a parent per cell, a child per trial. Runs of other sweeps under the same name, of other
+    storages that use the same MLflow, are left alone.
+    """
 
-    def __init__(self, uri: str, sweep: str, folder: Path) -> None:
+    def __init__(self, uri: str, sweep: Identity, folder: Path) -> None:
         self.uri, self.sweep, self.folder = uri, sweep, folder
         _check_answer(uri)
         self.client = MlflowClient(tracking_uri=uri)
@@ -183,9 +186,11 @@ class Tracker:
         found = self._found(key) if key in self._perhaps_there else None
         if found is not None:
             self.client.update_run(found.info.run_id, status="RUNNING")
+            if identity.TAG not in found.data.tags:  # from now on it is nobody else's
+                self.client.set_tag(found.info.run_id, identity.TAG, self.sweep.id)
             self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found))
             return self.runs[key]
-        tags, name = {"key": key, "sweep": self.sweep}, key
+        tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id}, key
         if isinstance(event, Start):
             name = event.name
             if event.cell:
@@ -196,7 +201,10 @@ class Tracker:
         return self.runs[key]
 
     def _found(self, key: str) -> Run | None:
-        return next(iter(self.client.search_runs([self.experiment], f"tags.key = '{key}'", max_results=1)), None)
+        """The sweep's run of that key. One that bears its id comes before one that bears none."""
+        found = self.client.search_runs([self.experiment], f"tags.key = '{key}'")
+        mine = [run for run in found if self.sweep.owns(run.data.tags)]
+        return min(mine, key=lambda run: identity.TAG not in run.data.tags, default=None)
 
     def _log(self, run: TrackedRun, batch: Batch) -> None:
         for begin in range(0, max(1, len(batch.metrics)), BATCH_METRICS):
@@ -219,18 +227,18 @@ class Tracker:
         return max((point.step for points in history for point in points), default=-1)
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.sweep)
+        found = self.client.get_experiment_by_name(self.sweep.name)
         if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
             raise InputError(
-                f"The experiment {self.sweep!r} was deleted in MLflow at {self.uri}. Restore it (mlflow experiments "
-                f"restore -x {found.experiment_id}) or choose another --name."
+                f"The experiment {self.sweep.name!r} was deleted in MLflow at {self.uri}. Restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}) or choose another --name."
             )
         if found is not None:
             return str(found.experiment_id)
         # A database alone has nowhere to put artefacts; a server proxies them and must be left to choose.
         local = not self.uri.startswith("http")
         location = (self.folder / "artifacts").absolute().as_uri() if local else None
-        experiment = self.client.create_experiment(self.sweep, artifact_location=location)
+        experiment = self.client.create_experiment(self.sweep.name, artifact_location=location)
         self.client.set_experiment_tag(experiment, mlflow_page.TAG, mlflow_page.shared())
         return str(experiment)
 

@@ -54,8 +54,8 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 def search(cell: Cell, root: Path, place: Callable[[Assignment], Assignment], trials: int = TRIALS) -> Spent:
     """A whole search; `place` says where a trial looks for stage 1 and leaves it."""
     root.mkdir()
-    storage = open_storage(f"sqlite:///{root / 'optuna.db'}")
-    studies = Studies([cell], budget=Budget(trials), root=root, storage=storage, early_stopping=False)
+    optuna = {"sweep": makers.IDENTITY, "storage": open_storage(f"sqlite:///{root / 'optuna.db'}"), "shared": False}
+    studies = Studies([cell], budget=Budget(trials), root=root, **optuna, early_stopping=False)
     spent, began = Spent([]), time.process_time()
     while studies.remaining():
         assert studies.start("trial")

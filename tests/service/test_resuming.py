@@ -7,7 +7,7 @@ from pathlib import Path
 import makers
 import pytest
 
-from sweeps.request.resuming import lease, reconcile
+from sweeps.request.resuming import lease, note_conduct, reconcile
 
 
 def test_the_same_cells_and_more_of_them_are_welcome(tmp_path: Path) -> None:
@@ -22,6 +22,18 @@ def test_what_makes_trials_incomparable_is_refused_with_what_changed(
     reconcile(tmp_path, [makers.cell()])
     with pytest.raises(ValueError, match=rf"{setting} was .*, is {value}"):
         reconcile(tmp_path, [makers.cell(**{setting: value})])
+
+
+def test_other_machines_are_welcome_and_said_at_each_start_from_then_on(tmp_path: Path) -> None:
+    alone = {"--workers-per-trial": 1, "--gpus-per-worker": 0.0, "--micro-batch": None}
+    assert note_conduct(tmp_path, alone) is None
+    assert note_conduct(tmp_path, alone) is None
+    said = note_conduct(tmp_path, alone | {"--workers-per-trial": 2, "--micro-batch": 8})
+    assert said is not None
+    assert said.startswith(
+        "Trials of this sweep ran or will run with --workers-per-trial 1, 2; --micro-batch as fits, 8"
+    )
+    assert note_conduct(tmp_path, alone) == said
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> None:

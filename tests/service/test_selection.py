@@ -56,6 +56,14 @@ def test_equal_candidates_go_to_the_cheaper_one() -> None:
     assert selection.champion([dear, cheap]).cell == "cheap"
 
 
+def test_two_backbones_of_one_last_name_are_labelled_by_their_cells() -> None:
+    def labelled(cell: str, method: str) -> str:
+        run = Confirmed(Assignment(makers.recipe(backbone="run1/b", method=method), Path(), Path(), key="k"), {})
+        return Candidate(cell, (run,), 1.0).label
+
+    assert labelled("b-1a2b3c.tones", "pairtune") == labelled("b-1a2b3c.tones.frozen", "frozen") == "b-1a2b3c"
+
+
 def test_test_is_reported_as_mean_and_sample_deviation() -> None:
     mean, deviation = candidate("x", [0.5, 0.5], [0.4, 0.6]).test
     assert abs(mean - 0.5) < 1e-12

@@ -16,10 +16,14 @@ from sweeps.search.tuning import StudySearcher
 CELLS = [makers.cell(backbone="wav2vec2-random"), makers.cell(backbone="hubert-random")]
 
 
+def own(folder: Path) -> dict[str, Any]:
+    """Where the studies of a sweep are that names no other place."""
+    return {"sweep": makers.IDENTITY, "storage": open_storage(f"sqlite:///{folder / 'optuna.db'}"), "shared": False}
+
+
 def studies(tmp_path: Path, **changes: Any) -> Studies:
     budget = changes.pop("budget", Budget(trials=4))
-    storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    return Studies(CELLS, budget=budget, root=tmp_path, storage=storage, **changes)
+    return Studies(CELLS, budget=budget, root=tmp_path, **own(tmp_path), **changes)
 
 
 def searcher(search: Studies, *, slots: int = 100) -> StudySearcher:
@@ -156,7 +160,7 @@ def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) ->
         [makers.cell(epochs=12)],
         budget=Budget(trials=9),
         root=tmp_path,
-        storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
+        **own(tmp_path),
     )
     for number in range(STARTUP_TRIALS):  # these are never stopped
         name = str(number)
@@ -178,7 +182,12 @@ def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) ->
 
 def test_a_journal_file_serves_as_storage(tmp_path: Path) -> None:
     search = Studies(
-        CELLS, budget=Budget(trials=1), root=tmp_path, storage=open_storage(f"journal:{tmp_path / 'journal.log'}")
+        CELLS,
+        budget=Budget(trials=1),
+        root=tmp_path,
+        sweep=makers.IDENTITY,
+        storage=open_storage(f"journal:{tmp_path / 'journal.log'}"),
+        shared=True,
     )
     run(search, "0")
     assert search.remaining() == 1
@@ -189,7 +198,7 @@ def test_no_slot_is_given_a_trial_whose_stage_is_at_work(tmp_path: Path) -> None
         [makers.cell()],  # four stages
         budget=Budget(trials=12),
         root=tmp_path,
-        storage=open_storage(f"sqlite:///{tmp_path}/o.db"),
+        **own(tmp_path),
     )
     at_work = {ask(search, str(number)).stage_key for number in range(4)}
     assert len(at_work) == 4

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import makers
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from audioconfit.errors import InputError
+from sweeps.identity import Identity
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
 
@@ -23,7 +25,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def tracker(uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tracker]:
-    made = Tracker(uri, request.node.name, tmp_path)
+    made = Tracker(uri, Identity(request.node.name, "0123456789ab"), tmp_path)
     yield made
     made.close()
 
@@ -119,12 +121,53 @@ def test_a_server_that_does_not_answer_is_named_within_seconds(tmp_path: Path, m
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError, match=f"MLflow at {uri} does not answer .*Connection refused"):
-            Tracker(uri, "sweep", tmp_path)
+            Tracker(uri, makers.IDENTITY, tmp_path)
 
 
 def test_a_deleted_experiment_is_named_before_anything_runs(uri: str, tmp_path: Path) -> None:
-    made = Tracker(uri, "gone", tmp_path)
+    gone = Identity("gone", "0123456789ab")
+    made = Tracker(uri, gone, tmp_path)
     made.close()
     MlflowClient(tracking_uri=uri).delete_experiment(made.experiment)
     with pytest.raises(InputError, match=f"'gone' was deleted in MLflow .*restore -x {made.experiment}"):
-        Tracker(uri, "gone", tmp_path / "again")
+        Tracker(uri, gone, tmp_path / "again")
+
+
+def test_two_storages_with_one_name_leave_each_others_runs_alone(uri: str, tmp_path: Path) -> None:
+    sweeps = [Identity("one-name", "111111111111"), Identity("one-name", "222222222222")]
+    for epochs in (2, 4):  # the second start of each finds its own runs
+        for number, sweep in enumerate(sweeps):
+            made = Tracker(uri, sweep, tmp_path / sweep.id)
+            tell(made, "t", epochs=range(1, epochs + number), ended=epochs == 4)
+            made.close()
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = {made.experiment for made in (Tracker(uri, sweep, tmp_path / sweep.id) for sweep in sweeps)}
+    found = {run.data.tags["sweep_id"]: run for run in client.search_runs([experiment], "tags.key = 't'")}
+    steps = {
+        name: [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+        for name, run in found.items()
+    }
+    assert steps == {"111111111111": [1, 2, 3], "222222222222": [1, 2, 3, 4]}
+    parents = client.search_runs([experiment], "tags.key = 'cell:a-cell'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {run.info.run_id for run in parents}
+    assert len(client.search_runs([experiment])) == 4  # a trial and its cell each
+
+
+def test_a_sweep_of_an_earlier_version_goes_on_in_its_runs_and_a_later_one_does_not(uri: str, tmp_path: Path) -> None:
+    early, late = Identity("aged", "111111111111", early=True), Identity("aged", "222222222222")
+    first = Tracker(uri, early, tmp_path / "early")
+    tell(first, "t", epochs=range(1, 3), ended=False)
+    first.close()
+    client = MlflowClient(tracking_uri=uri)
+    (run_of_old,) = client.search_runs([first.experiment], "tags.key = 't'")
+    for run in client.search_runs([first.experiment]):
+        client.delete_tag(run.info.run_id, "sweep_id")  # as earlier versions left them
+    for sweep, folder in ((late, "late"), (late, "late"), (early, "early")):
+        again = Tracker(uri, sweep, tmp_path / folder)
+        tell(again, "t", epochs=range(1, 4), ended=True)
+        again.close()
+    runs = {run.data.tags["sweep_id"]: run for run in client.search_runs([first.experiment], "tags.key = 't'")}
+    assert len(runs) == 2
+    assert runs[early.id].info.run_id == run_of_old.info.run_id
+    history = client.get_metric_history(run_of_old.info.run_id, "loss")
+    assert [point.step for point in history] == [1, 2, 3]

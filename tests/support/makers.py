@@ -7,10 +7,12 @@ import numpy as np
 import soundfile
 
 from audioconfit.recipe import Recipe
+from sweeps.identity import Identity
 from sweeps.request.cells import Cell, Space
 
 RATE = 16_000
 SPACE = Space(batch_sizes=(8, 16), chunk_seconds=(0.25, 0.5), probe_lr=(1e-3, 1e-1))
+IDENTITY = Identity("try", "0123456789ab")
 
 
 def tones(folder: Path, *, classes: int = 3, clips: int = 8, seconds: float = 0.5, noise: float = 0.1) -> Path:

@@ -13,6 +13,7 @@ import toys
 from rich.console import Console
 
 from sweeps.cluster import joining
+from sweeps.identity import Identity
 from sweeps.request.cells import Cell
 from sweeps.search import tuning
 from sweeps.search.studies import Budget, Studies, open_storage
@@ -48,8 +49,9 @@ class Ran:
 def run(cells: Sequence[Cell], *, trials: int, root: Path) -> Ran:
     """`trials` trials of each cell on one warm slot, which is up before the clock starts. Ray must be running."""
     joining.silence()
-    studies = Studies(cells, budget=Budget(trials), root=root, storage=open_storage(f"sqlite:///{root / 'optuna.db'}"))
-    tracker = Tracker(f"sqlite:///{root / 'mlflow.db'}", "benchmark", root / "tracking")
+    sweep, storage = Identity("benchmark", "0123456789ab"), open_storage(f"sqlite:///{root / 'optuna.db'}")
+    studies = Studies(cells, budget=Budget(trials), root=root, sweep=sweep, storage=storage, shared=False)
+    tracker = Tracker(f"sqlite:///{root / 'mlflow.db'}", sweep, root / "tracking")
     table = LiveTable(cells, trials=trials, console=Console(file=io.StringIO()))
     record = Timed(studies, tracker, table, StageStore(root), 1)
     jobs = Jobs.start()
