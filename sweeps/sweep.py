@@ -50,6 +50,7 @@ class Sweep:
             sweep=identity,
             storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
             shared=bool(plan.optuna_storage),
+            seed=plan.seed,
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )

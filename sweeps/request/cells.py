@@ -168,6 +168,7 @@ def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:
         "method": method_name,
         "lr": plan.lr or encoders.backbone(backbone).lr,
         "epochs": plan.epochs,
+        "seed": plan.seed,
         "probe": plan.probe,
         "metric": plan.metric and scores.fitting(plan.metric, multi_label=task.split.multi_label),
     }

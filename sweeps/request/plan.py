@@ -77,6 +77,11 @@ class Plan(BaseModel):
     seeds: Annotated[
         PositiveInt, Flag(SEARCH, "of the confirmation on test; a corpus with official folds takes these instead", "N")
     ] = 3
+    seed: Annotated[
+        int,
+        Field(ge=0),
+        Flag(SEARCH, "of what the search draws, of training, and of the first run of the confirmation", "N"),
+    ] = 0
     metric: Annotated[
         Metric | None,
         Flag(SEARCH, "what choices go by (default: accuracy; map where clips carry several labels)", "NAME"),

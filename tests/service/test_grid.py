@@ -369,6 +369,13 @@ def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys
     assert row[1:9] == ["8", "0.25", "0.5", "2", "+", "8", "+", "1"]
 
 
+def test_a_sweep_that_began_with_another_seed_is_refused(
+    swept: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert grid.main(command(swept, "--seed", "1", data=data)) == 2
+    assert f"{BACKBONE}.tones: seed was 0, is 1." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_workers_reach_what_one_reaches(local_ray: None, tmp_path: Path, data: Path) -> None:
     reached = []

@@ -23,6 +23,7 @@ def own(folder: Path) -> dict[str, Any]:
 
 def studies(tmp_path: Path, **changes: Any) -> Studies:
     budget = changes.pop("budget", Budget(trials=4))
+    tmp_path.mkdir(exist_ok=True)
     return Studies(CELLS, budget=budget, root=tmp_path, **own(tmp_path), **changes)
 
 
@@ -207,3 +208,12 @@ def test_no_slot_is_given_a_trial_whose_stage_is_at_work(tmp_path: Path) -> None
     freed = search.live["0"].stage_key
     search.finish("0", {"ended": True, "valid_score": 1.0, "cost": 1.0})
     assert ask(search, "6").stage_key == freed
+
+
+def test_another_seed_asks_for_other_trials_and_the_same_seed_for_the_same(tmp_path: Path) -> None:
+    asked = []
+    for number, seed in enumerate((0, 1, 1)):
+        search = studies(tmp_path / str(number), seed=seed)
+        asked.append([run(search, str(trial)) for trial in range(6)])
+    assert asked[1] == asked[2]
+    assert [recipe.probe_lr for recipe in asked[0]][2:] != [recipe.probe_lr for recipe in asked[1]][2:]
