@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from audioconfit.corpora import emodb, esc50, gtzan, mswc, own, timit
+from audioconfit.corpora import emodb, esc50, gtzan, manifests, mswc, own, timit
 from audioconfit.corpora.clips import Clip, Corpus
+from audioconfit.corpora.columns import UNNAMED, Columns
 from audioconfit.corpora.sources import Source
 from audioconfit.errors import InputError
 
-__all__ = ["CORPORA", "Clip", "Corpus", "Source", "load"]
+__all__ = ["CORPORA", "Clip", "Columns", "Corpus", "Source", "load"]
 
 CORPORA: dict[str, Source] = {
     source.name: source
@@ -17,14 +18,26 @@ CORPORA: dict[str, Source] = {
 COMPLETE = 0.9  # a copy with a smaller part of the clips is refused: scores on it are not scores on the corpus
 
 
-def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Corpus:
-    """A known corpus by its name, found below the folder `data`, or own data by its path (or its name below `data`).
+def load(
+    name_or_path: str,
+    data: Path,
+    *,
+    allow_incomplete: bool = False,
+    named: Columns = UNNAMED,
+) -> Corpus:
+    """A known corpus by its name, found below the folder `data`, or own data by its path (or its name below `data`),
+    read by the columns that are `named`.
 
     InputError: an unknown name, a corpus that is not there, and one that is clearly not all there unless
     `allow_incomplete`; the message says what was looked for and where the corpus comes from.
     """
     source = CORPORA.get(name_or_path.lower())
     if source is not None:
+        for word, name in named.given.items():
+            raise InputError(
+                f"{source.title} has no column to choose as the {word}, but {name!r} is named: "
+                "columns are named for your own data."
+            )
         corpus = source.find(data)
         if corpus is None:
             raise InputError(_missing(source, data))
@@ -33,9 +46,9 @@ def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Co
         return corpus
     for path in (Path(name_or_path).expanduser(), data / name_or_path):
         if path.exists():
-            corpus = own.parse(path)
+            corpus = own.parse(path, named)
             return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
-    if Path(name_or_path).suffix.lower() in own.MANIFEST_SUFFIXES or "/" in name_or_path:
+    if Path(name_or_path).suffix.lower() in manifests.SUFFIXES or "/" in name_or_path:
         raise InputError(f"There is no folder or manifest {name_or_path}.")
     raise InputError(
         f"Unknown corpus {name_or_path!r}; choose one of {', '.join(sorted(CORPORA))}, "

@@ -13,7 +13,7 @@ from audioconfit import audio, catalogue, corpora, folds, method, scores, splits
 from audioconfit.audio import Fault, Waveforms
 from audioconfit.audio.preparing import Map
 from audioconfit.catalogue import State
-from audioconfit.corpora import CORPORA, Corpus, download
+from audioconfit.corpora import CORPORA, Columns, Corpus, download
 from audioconfit.errors import InputError
 from audioconfit.folds import Folds
 from audioconfit.splits import Split
@@ -43,11 +43,18 @@ def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Tas
         InputError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
     """
     names = _there(plan, console)
-    found = _together(names, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
+    found = _together(names, lambda name: _load(name, plan))
     called = [corpus.name for corpus in found]
     if twice := {name for name in called if called.count(name) > 1}:
         raise InputError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
     return _together(found, lambda corpus: _task(corpus, plan, console, map))
+
+
+def _load(name: str, plan: Plan) -> Corpus:
+    """Columns are named for own data; where there is none, a known corpus says that they are not for it."""
+    given = name.lower() not in CORPORA or all(other.lower() in CORPORA for other in plan.datasets)
+    named = plan.columns if given else Columns()
+    return corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete, named=named)
 
 
 def generate(plan: Plan) -> Plan:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from audioconfit import corpora, encoders
+from audioconfit.corpora import Columns
 from audioconfit.recipe import METHODS, Metric
 
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
@@ -68,6 +69,13 @@ class Plan(BaseModel):
     protocol: Annotated[
         str | None, Flag(LEARNED, "another split than the corpus' own, such as leave_one_speaker_out", "NAME")
     ] = None
+    label_column: Annotated[
+        str | None, Flag(LEARNED, "of own tables, where no known name fits: what is to be learned", "NAME")
+    ] = None
+    group_column: Annotated[
+        str | None, Flag(LEARNED, "of own tables: the speaker or source that is kept on one side of a split", "NAME")
+    ] = None
+    split_column: Annotated[str | None, Flag(LEARNED, "of own tables: train, valid or test", "NAME")] = None
 
     trials: Annotated[PositiveInt, Flag(SEARCH, "per cell (backbone x dataset x method)", "N")] = 30
     hours: Annotated[Positive | None, Flag(SEARCH, "after which no trial begins", "HOURS")] = None
@@ -217,6 +225,11 @@ class Plan(BaseModel):
             if name not in SETTINGS:
                 raise ValueError(f"Unknown setting {name!r}; choose one of {', '.join(SETTINGS)}.")
         return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+    @property
+    def columns(self) -> Columns:
+        """Those of own tables that are named."""
+        return Columns(self.label_column, self.group_column, self.split_column)
 
     @property
     def folder(self) -> Path:

@@ -1,0 +1,50 @@
+"""Datasets of a plan: which columns make them, and that a sweep does not go on with others."""
+
+from pathlib import Path
+
+import makers
+import pytest
+from rich.console import Console
+
+from audioconfit import synthesis
+from audioconfit.errors import InputError
+from sweeps.request import cells, datasets, flags, resuming
+from sweeps.request.plan import Plan
+
+CONSOLE = Console(quiet=True)
+
+
+def plan_of(tmp_path: Path, *words: str, names: str = "") -> Plan:
+    """Three pitches, six tones of each; the table calls them by pitch, and by two halves of each pitch."""
+    recordings = sorted(makers.tones(tmp_path / "tones", clips=6, seconds=0.3).rglob("*.wav"))
+    lines = [f"{path},{path.parent.name},{('early', 'late')[i % 2]}" for i, path in enumerate(recordings)]
+    (tmp_path / "own.csv").write_text("\n".join(["path,pitch,half", *lines]))
+    asked = ["--datasets", f"{tmp_path / 'own.csv'}{names}", "--backbones", "wav2vec2-random", "--data", str(tmp_path)]
+    return flags.parse([*asked, "--storage", str(tmp_path / "storage"), *words], {})
+
+
+def test_a_sweep_does_not_go_on_with_another_column(tmp_path: Path) -> None:
+    for name in ("pitch", "half"):
+        plan = plan_of(tmp_path, "--label-column", name)
+        (task,) = datasets.prepare(plan, CONSOLE)
+        made = cells.lay_out(plan, [task])
+        if name == "pitch":
+            assert task.waveforms.corpus.classes == ("pitch-0", "pitch-1", "pitch-2")
+            resuming.reconcile(tmp_path, made)
+    with pytest.raises(InputError, match="fingerprint was"):
+        resuming.reconcile(tmp_path, made)
+
+
+def test_columns_are_named_for_own_data_only(tmp_path: Path) -> None:
+    synthesis.write("emodb", tmp_path)
+    named = ("--label-column", "pitch", "--allow-incomplete")
+    plan = plan_of(tmp_path, *named, names=",emodb")
+    assert [task.dataset for task in datasets.prepare(plan, CONSOLE)] == ["own", "emodb"]
+    with pytest.raises(InputError, match="no column to choose as the label, but 'pitch' is named"):
+        datasets.prepare(plan.model_copy(update={"datasets": ("emodb",)}), CONSOLE)
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no column 'pich' to be the label; it has path, pitch, half"):
+        datasets.prepare(plan_of(tmp_path, "--label-column", "pich"), CONSOLE)
+    assert not (tmp_path / "storage").exists()
