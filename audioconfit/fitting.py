@@ -27,7 +27,8 @@ def load_corpus(
     group_column: str | None = None,
     split_column: str | None = None,
 ) -> Corpus:
-    """Your own folder or manifest by its path, or one of the six corpora by its name, found below `data`.
+    """Your own folder or manifest by its path, one of the six corpora by its name, found below `data`, or a data set of
+    the Hugging Face hub by its id ("org/name", "org/name@revision"), fetched into `data` unless a folder is called so.
 
     Args:
         label_column, group_column, split_column: of your own table, where the names that are known do not fit.

@@ -1,5 +1,6 @@
 """Datasets: each dataset of the plan found, prepared and split, before anything is trained."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audioconfit import audio, catalogue, corpora, folds, method, scores, splits, synthesis
+from audioconfit import audio, catalogue, corpora, files, folds, method, scores, splits, synthesis
 from audioconfit.audio import Fault, Waveforms
 from audioconfit.audio.preparing import Map
 from audioconfit.catalogue import State
-from audioconfit.corpora import CORPORA, Columns, Corpus, download
+from audioconfit.corpora import CORPORA, Columns, Corpus, download, hub
 from audioconfit.errors import InputError
 from audioconfit.folds import Folds
 from audioconfit.splits import Split
 from sweeps.request.plan import Plan
 
 SHOWN_FAULTS, SHOWN_COPIES = 5, 3
+PINS = "hub.json"  # in the sweep's folder: the id of a data set as it was asked for, and its commit
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -43,18 +45,30 @@ def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Tas
         InputError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
     """
     names = _there(plan, console)
-    found = _together(names, lambda name: _load(name, plan))
+    found = _loaded(names, plan)
     called = [corpus.name for corpus in found]
     if twice := {name for name in called if called.count(name) > 1}:
         raise InputError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
     return _together(found, lambda corpus: _task(corpus, plan, console, map))
 
 
-def _load(name: str, plan: Plan) -> Corpus:
+def _loaded(names: Sequence[str], plan: Plan) -> list[Corpus]:
+    """Data sets of the hub as they were when this sweep began: PINS in its folder has their commits."""
+    path = plan.folder / PINS
+    pins: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    found = _together(names, lambda name: _load(name, plan, pins.get(name)))
+    now = {name: corpus.revision for name, corpus in zip(names, found, strict=True) if corpus.revision}
+    if now.items() - pins.items():
+        files.write(path, json.dumps(pins | now, indent=2))
+    return found
+
+
+def _load(name: str, plan: Plan, commit: str | None) -> Corpus:
     """Columns are named for own data; where there is none, a known corpus says that they are not for it."""
     given = name.lower() not in CORPORA or all(other.lower() in CORPORA for other in plan.datasets)
     named = plan.columns if given else Columns()
-    return corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete, named=named)
+    wanted = hub.pinned(name, commit) if commit else name
+    return corpora.load(wanted, plan.data, allow_incomplete=plan.allow_incomplete, named=named)
 
 
 def generate(plan: Plan) -> Plan:

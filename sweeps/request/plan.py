@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from audioconfit import corpora, encoders
-from audioconfit.corpora import Columns
+from audioconfit.corpora import Columns, hub
 from audioconfit.recipe import METHODS, Metric
 
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
@@ -60,7 +60,12 @@ class Plan(BaseModel):
 
     datasets: Annotated[
         tuple[str, ...],
-        Flag(LEARNED, f"{', '.join(sorted(corpora.CORPORA))}, all of them ('all'), or paths of your own data", "NAMES"),
+        Flag(
+            LEARNED,
+            f"{', '.join(sorted(corpora.CORPORA))}, all of them ('all'), paths of your own data, or hub ids "
+            "(org/name, org/name@revision)",
+            "NAMES",
+        ),
     ]
     backbones: Annotated[
         tuple[str, ...], Flag(LEARNED, "names, 'all' (the paper's three), Hugging Face ids or local folders", "NAMES")
@@ -240,5 +245,6 @@ class Plan(BaseModel):
     def recordings(self) -> list[Path]:
         """The folders and files of raw recordings that exist on this machine."""
         own = [Path(name) for name in self.datasets if name not in corpora.CORPORA]
-        known = [self.data] if len(own) < len(self.datasets) else []
+        below = [path for path in own if hub.is_id(str(path)) and not path.exists()]  # fetched into the data folder
+        known = [self.data] if below or len(own) < len(self.datasets) else []
         return [path.absolute() for path in (*known, *own) if path.exists()]

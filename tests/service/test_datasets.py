@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import hub_server
 import makers
 import pytest
+from hub_server import Repository
 from rich.console import Console
 
 from audioconfit import synthesis
@@ -48,3 +50,33 @@ def test_a_column_that_is_not_there_is_refused_before_anything_is_prepared(tmp_p
     with pytest.raises(InputError, match=r"no column 'pich' to be the label; it has path, pitch, half"):
         datasets.prepare(plan_of(tmp_path, "--label-column", "pich"), CONSOLE)
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_sweep_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = sorted(makers.tones(tmp_path / "tones", clips=6, seconds=0.3).rglob("*.wav"))
+    files = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in recordings}
+    words = ["--datasets", "org/tones", "--backbones", "wav2vec2-random", "--data", str(tmp_path / "data")]
+    first, other = (
+        flags.parse([*words, "--storage", str(tmp_path / "storage"), "--name", name], {}) for name in ("first", "other")
+    )
+    with hub_server.serving(monkeypatch) as hub:
+        hub.repositories["org/tones"] = Repository()
+        begun = hub.repositories["org/tones"].commit(files)
+        (task,) = datasets.prepare(first, CONSOLE)
+        resuming.reconcile(tmp_path, cells.lay_out(first, [task]))
+        later = hub.repositories["org/tones"].commit(files)
+        assert datasets.prepare(other, CONSOLE)[0].waveforms.corpus.revision == later
+        hub.requests.clear()
+        (again,) = datasets.prepare(first, CONSOLE)
+        assert not hub.requests  # it needs no network
+    assert (again.dataset, again.waveforms.corpus.revision) == ("org-tones", begun)
+    resuming.reconcile(tmp_path, cells.lay_out(first, [again]))
+    (later_task,) = datasets.prepare(other.model_copy(update={"datasets": (f"org/tones@{later}",)}), CONSOLE)
+    with pytest.raises(InputError, match="fingerprint was"):
+        resuming.reconcile(tmp_path, cells.lay_out(other, [later_task]))
+
+
+def test_nodes_must_see_where_the_hub_is_fetched_to(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    asked = ["--datasets", "org/tones@main", "--data", str(tmp_path / "data")]
+    assert flags.parse(asked, {}).recordings == [tmp_path / "data"]
