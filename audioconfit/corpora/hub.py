@@ -183,5 +183,9 @@ def _refusals(name: str, repository: str, home: Path) -> Iterator[None]:
         raise InputError(
             f"There is no folder {name} here, and the hub did not give it ({reason}). The same command goes on with "
             "what is missing. "
-            + (f"What is here needs no network: {', '.join(there)}." if there else f"Without a network, bring {page}.")
+            + (
+                f"What is here needs no network: {', '.join(there)}."
+                if there
+                else f"Without a network, bring its files from {page} in a folder."
+            )
         ) from None

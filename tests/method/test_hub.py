@@ -162,7 +162,8 @@ def test_without_a_network_what_is_here_is_named(
         with pytest.raises(InputError, match=f"needs no network: org/moods@{first.revision}"):
             load(tmp_path)
         with pytest.raises(
-            InputError, match=r"no folder org/birds here, and the hub did not give it .*Without a network, bring"
+            InputError,
+            match=r"no folder org/birds here, and the hub did not give it .*Without a network, bring its files",
         ):
             corpora.load("org/birds", tmp_path)
         assert load(tmp_path, f"org/moods@{first.revision}").clips == first.clips
