@@ -51,7 +51,7 @@ def load(
             corpus = own.parse(path, named)
             return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
     if Path(name_or_path).suffix.lower() in manifests.SUFFIXES:
-        raise InputError(f"There is no manifest {name_or_path}.")
+        raise InputError(f"There is no folder or manifest {name_or_path}.")
     if hub.is_id(name_or_path):
         return _of_hub(hub.fetch(name_or_path, data), named)
     if "/" in name_or_path:
@@ -64,8 +64,9 @@ def load(
 
 def _of_hub(snapshot: Snapshot, named: Columns) -> Corpus:
     corpus = own.parse(hub.readable(snapshot.folder), named)
-    name, notes = snapshot.repository.replace("/", "-"), (f"From {snapshot.address}.", *corpus.notes)
-    return replace(corpus, name=name, revision=snapshot.commit, notes=notes)
+    note = f"{snapshot.repository} of the Hugging Face hub, commit {snapshot.commit}."
+    name = snapshot.repository.replace("/", "-")
+    return replace(corpus, name=name, revision=snapshot.commit, notes=(note, *corpus.notes))
 
 
 def check_complete(corpus: Corpus) -> None:

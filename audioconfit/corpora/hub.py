@@ -44,11 +44,6 @@ class Snapshot:
     commit: str
     folder: Path
 
-    @property
-    def address(self) -> str:
-        """Where a person looks at it."""
-        return f"{_endpoint()}/datasets/{self.repository}/tree/{self.commit}"
-
 
 def is_id(name: str) -> bool:
     """Whether this can be the id of a data set, with or without @revision."""

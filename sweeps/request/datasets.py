@@ -1,6 +1,7 @@
 """Datasets: each dataset of the plan found, prepared and split, before anything is trained."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _fetch(name: str, data: Path, console: Console) -> None:
 
 
 def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
-    folder = plan.storage.absolute() / "prepared" / corpus.name
+    folder = plan.storage.absolute() / "prepared" / _store(corpus, plan)
     with _bar(console) as bar:
         line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
         waveforms = audio.prepare(
@@ -139,6 +140,15 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
     for note in (*_crossing(waveforms.corpus, split), *_notes(plan, split, inner)):
         console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
     return Task(corpus.name, folder, waveforms, split, splits.fold_count(waveforms.corpus, plan.protocol), inner)
+
+
+def _store(corpus: Corpus, plan: Plan) -> str:
+    """The name of the corpus' store: one for each commit and choice of columns, so that a sweep over another one does
+    not take the store of a sweep that runs.
+    """
+    columns = {} if corpus.name in CORPORA else plan.columns.given
+    said = [corpus.name, *([corpus.revision[:12]] if corpus.revision else []), *map("=".join, columns.items())]
+    return re.sub(r"[/\\]", "_", "@".join(said))
 
 
 def _copies(corpus: Corpus) -> Iterator[str]:

@@ -59,7 +59,7 @@ def test_an_audio_folder_is_fetched_without_what_is_no_part_of_it(tmp_path: Path
     folder = tmp_path / "data" / "hub" / "org--moods" / commit
     there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert there == {"metadata.csv", "a.wav", "b.wav", "c.WAV", "d.wav"}
-    assert found.notes[0].endswith(f"/datasets/org/moods/tree/{commit}.")
+    assert found.notes[0] == f"org/moods of the Hugging Face hub, commit {commit}."
 
 
 def test_parquet_below_data_is_read_with_the_splits_of_its_files(tmp_path: Path, hub: Hub) -> None:
@@ -142,7 +142,7 @@ def test_a_gated_data_set_says_where_its_terms_are_and_comes_with_a_token(
         ("org/moods@v9", r"org/moods has no revision 'v9'; see .*/datasets/org/moods/tree/main"),
         ("org/a--b", r"did not give it \(.*a--b"),
         ("some/where/deep", r"no folder or manifest some/where/deep"),
-        ("org/table.csv", r"no manifest org/table\.csv"),
+        ("org/table.csv", r"no folder or manifest org/table\.csv"),
         ("moods", "Unknown corpus 'moods'.* or a hub id, org/name"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hub_server import Repository
 from rich.console import Console
 
-from audioconfit import synthesis
+from audioconfit import audio, synthesis
 from audioconfit.errors import InputError
 from sweeps.request import cells, datasets, flags, resuming
 from sweeps.request.plan import Plan
@@ -31,8 +31,10 @@ def test_a_sweep_does_not_go_on_with_another_column(tmp_path: Path) -> None:
         (task,) = datasets.prepare(plan, CONSOLE)
         made = cells.lay_out(plan, [task])
         if name == "pitch":
+            begun = task
             assert task.waveforms.corpus.classes == ("pitch-0", "pitch-1", "pitch-2")
             resuming.reconcile(tmp_path, made)
+    assert audio.load(begun.prepared).corpus == begun.waveforms.corpus
     with pytest.raises(InputError, match="fingerprint was"):
         resuming.reconcile(tmp_path, made)
 
@@ -66,6 +68,7 @@ def test_a_sweep_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypa
         resuming.reconcile(tmp_path, cells.lay_out(first, [task]))
         later = hub.repositories["org/tones"].commit(files)
         assert datasets.prepare(other, CONSOLE)[0].waveforms.corpus.revision == later
+        assert audio.load(task.prepared).corpus.revision == begun  # the other sweep has a store of its own
         hub.requests.clear()
         (again,) = datasets.prepare(first, CONSOLE)
         assert not hub.requests  # it needs no network
