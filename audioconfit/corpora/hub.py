@@ -132,9 +132,9 @@ def readable(folder: Path) -> Path:
             break
         folder = entries[0]
     files = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
-    if any(path.suffix.lower() == ".parquet" or _metadata(path, folder) for path in files):
-        return folder
-    if tables := sorted(path for path in files if path.suffix.lower() in TABLES):
+    tables = sorted(path for path in files if path.suffix.lower() in (*TABLES, ".parquet"))
+    embedded = any(path.suffix.lower() == ".parquet" and path.name not in own.METADATA for path in tables)
+    if tables and not embedded and not any(_metadata(path, folder) for path in tables):
         shown = ", ".join(path.relative_to(folder).as_posix() for path in tables[:5])
         raise InputError(
             f"{folder} has tables, {shown}, and none of them is a metadata.csv at its top or in a split's folder. Name "

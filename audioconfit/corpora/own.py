@@ -17,7 +17,7 @@ from audioconfit.corpora.columns import UNNAMED, Columns
 from audioconfit.corpora.parquet import Row
 from audioconfit.errors import InputError
 
-METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's audio folders
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's audio folders
 REGION = re.compile(r"dr[1-8]", re.IGNORECASE)  # a folder of TIMIT
 
 
@@ -140,7 +140,7 @@ def _manifest(path: Path, named: Columns) -> Corpus:
 
 
 def _metadata(folder: Path, named: Columns) -> Corpus | None:
-    """Hugging Face's audio folder: a metadata.csv or metadata.jsonl beside the files."""
+    """Hugging Face's audio folder: a metadata.csv, .jsonl or .parquet beside the files."""
     path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     return replace(_manifest(path, named), name=_clean(folder.name)) if path else None
 
@@ -191,8 +191,14 @@ def _saved_dataset(folder: Path, named: Columns) -> Corpus | None:
 
 
 def _parquet_folder(folder: Path, named: Columns) -> Corpus | None:
-    """A folder of Parquet files, as the hub serves a data set."""
-    paths = parquet.files(folder)
+    """A folder of Parquet files, as the hub serves a data set. One that is called as metadata lists recordings."""
+    paths = [path for path in parquet.files(folder) if path.name not in METADATA]
+    for path in paths:
+        if parquet.audio_column(fields := parquet.schema(path)) is None:
+            raise InputError(
+                f"{path} has no column of recordings (bytes called audio, or a struct that has bytes); it has "
+                f"{', '.join(fields.names)}. If it lists files, name it by its own path."
+            )
     return _corpus(folder.name, folder, _embedded(folder, paths, named)) if paths else None
 
 

@@ -204,8 +204,9 @@ def test_what_is_not_all_here_is_asked_for_again(tmp_path: Path, hub: Hub, moods
         (["en/train.parquet", "fr/train.parquet"], r"several parts, en, fr, .*--include 'en/\*'"),
         (["ann/1.wav", "bob/1.wav", "labels.csv"], r"has tables, labels\.csv, and none of them is a metadata\.csv"),
         (["ann/1.wav", "bob/1.wav", "ann/metadata.csv"], r"has tables, ann/metadata\.csv, and none of them"),
+        (["ann/1.wav", "bob/1.wav", "bob/metadata.parquet"], r"has tables, bob/metadata\.parquet, and none of them"),
     ],
-    ids=["no recordings", "several parts", "another table", "a table of a part"],
+    ids=["no recordings", "several parts", "another table", "a table of a part", "a Parquet table of a part"],
 )  # fmt: skip
 def test_what_cannot_be_read_as_one_data_set_is_refused(
     tmp_path: Path, hub: Hub, names: list[str], message: str
