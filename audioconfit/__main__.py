@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.table import Table
 
 from audioconfit import audio, catalogue, classifier, corpora, encoders, errors, leak, method, pretraining
-from audioconfit.corpora import CORPORA, download
+from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.errors import InputError
 from audioconfit.handover import models, onnx_graph, predicting
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
@@ -52,6 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
     leaking.add_argument("corpus", help="one of the six, or your own folder or table")
     leaking.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
     leaking.add_argument("--backbone", default="wav2vec2-tiny", help="frozen (default: wav2vec2-tiny)")
+    for word in ("label", "group", "split"):
+        leaking.add_argument(f"--{word}-column", metavar="NAME", help=f"of your own table: the {word}")
     leaking.set_defaults(run=_leak)
     _add_models(commands)
     training = commands.add_parser("pretrain", help="pre-train a small backbone on generated speech")
@@ -167,7 +169,8 @@ def _download(name: str, data: Path, console: Console) -> None:
 
 def _leak(arguments: argparse.Namespace) -> int:
     encoders.backbone(arguments.backbone)
-    corpus = corpora.load(arguments.corpus, arguments.data)
+    named = Columns(arguments.label_column, arguments.group_column, arguments.split_column)
+    corpus = corpora.load(arguments.corpus, arguments.data, named=named)
     with tempfile.TemporaryDirectory() as folder:
         waveforms = method.embeddable(arguments.backbone, audio.prepare(corpus, Path(folder)))
         found = leak.measure(waveforms, arguments.backbone)

@@ -13,18 +13,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from audioconfit import audio, choices, corpora, encoders, method, splits
 from audioconfit.audio import Waveforms
 from audioconfit.classifier import Classifier
-from audioconfit.corpora import Corpus
+from audioconfit.corpora import Columns, Corpus
 from audioconfit.errors import InputError
 from audioconfit.recipe import Recipe
 
 
-def load_corpus(name_or_path: str | Path, data: Path | str = "data", *, allow_incomplete: bool = False) -> Corpus:
-    """Your own folder or manifest by its path, or one of the six corpora by its name, found below `data`.
+def load_corpus(
+    name_or_path: str | Path,
+    data: Path | str = "data",
+    *,
+    allow_incomplete: bool = False,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
+) -> Corpus:
+    """Your own folder or manifest by its path, one of the six corpora by its name, found below `data`, or a data set of
+    the Hugging Face hub by its id ("org/name", "org/name@revision"), fetched into `data` unless a folder is called so.
+
+    Args:
+        label_column, group_column, split_column: of your own table, where the names that are known do not fit.
 
     Raises:
-        InputError: it is not there, or not all of it.
+        InputError: it is not there, or not all of it, or has no such column.
     """
-    return corpora.load(str(name_or_path), Path(data), allow_incomplete=allow_incomplete)
+    named = Columns(label_column, group_column, split_column)
+    return corpora.load(str(name_or_path), Path(data), allow_incomplete=allow_incomplete, named=named)
 
 
 def fit(

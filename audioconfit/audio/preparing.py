@@ -107,6 +107,7 @@ def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: s
         "multi_label": corpus.multi_label,
         "generated": corpus.generated,
         "notes": corpus.notes,
+        **_revision(corpus),
     }
     digests = [digest for _, _, digest in kept]
     copies = copies_of([clip for clip, _, _ in kept], digests)
@@ -170,9 +171,15 @@ def _said(clip: Clip) -> tuple[Any, ...]:
     return (clip.key, clip.labels, clip.group, clip.split, clip.fold, clip.start, clip.end, clip.name)
 
 
+def _revision(corpus: Corpus) -> dict[str, str]:
+    """Only where there is one: stores and fingerprints of other corpora stay what they are."""
+    return {} if corpus.revision is None else {"revision": corpus.revision}
+
+
 def _identity(corpus: Corpus, stamps: dict[Path, tuple[int, int] | None]) -> str:
     said = [(*_said(clip), clip.row, stamps[clip.path]) for clip in corpus.clips]
-    about = (FORMAT, corpus.name, corpus.protocol, corpus.multi_label, corpus.generated, corpus.notes)
+    about = [FORMAT, corpus.name, corpus.protocol, corpus.multi_label, corpus.generated, corpus.notes]
+    about += _revision(corpus).items()
     return hashlib.blake2b(json.dumps([about, said]).encode(), digest_size=16).hexdigest()
 
 
@@ -180,6 +187,7 @@ def _fingerprint(corpus: Corpus, digests: list[tuple[Clip, str]], copies: Sequen
     """`copies` only where there are any: earlier versions did not keep them on one side of a split."""
     said = sorted(json.dumps([*_said(clip), digest]) for clip, digest in digests)
     about = [FINGERPRINT, corpus.multi_label, said, *([sorted(map(sorted, copies))] if copies else [])]
+    about += _revision(corpus).items()
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from audioconfit.corpora import emodb, esc50, gtzan, mswc, own, timit
+from audioconfit.corpora import emodb, esc50, gtzan, hub, manifests, mswc, own, timit
 from audioconfit.corpora.clips import Clip, Corpus
+from audioconfit.corpora.columns import UNNAMED, Columns
+from audioconfit.corpora.hub import Snapshot
 from audioconfit.corpora.sources import Source
 from audioconfit.errors import InputError
 
-__all__ = ["CORPORA", "Clip", "Corpus", "Source", "load"]
+__all__ = ["CORPORA", "Clip", "Columns", "Corpus", "Source", "load"]
 
 CORPORA: dict[str, Source] = {
     source.name: source
@@ -17,14 +19,27 @@ CORPORA: dict[str, Source] = {
 COMPLETE = 0.9  # a copy with a smaller part of the clips is refused: scores on it are not scores on the corpus
 
 
-def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Corpus:
-    """A known corpus by its name, found below the folder `data`, or own data by its path (or its name below `data`).
+def load(
+    name_or_path: str,
+    data: Path,
+    *,
+    allow_incomplete: bool = False,
+    named: Columns = UNNAMED,
+) -> Corpus:
+    """A known corpus by its name, found below the folder `data`; own data by its path (or its name below `data`); or,
+    where there is no such path, the hub's data set of that id, fetched into `data`. Own data and the hub's are read by
+    the columns that are `named`.
 
     InputError: an unknown name, a corpus that is not there, and one that is clearly not all there unless
     `allow_incomplete`; the message says what was looked for and where the corpus comes from.
     """
     source = CORPORA.get(name_or_path.lower())
     if source is not None:
+        for word, name in named.given.items():
+            raise InputError(
+                f"{source.title} has no column to choose as the {word}, but {name!r} is named: "
+                "columns are named for your own data."
+            )
         corpus = source.find(data)
         if corpus is None:
             raise InputError(_missing(source, data))
@@ -33,14 +48,25 @@ def load(name_or_path: str, data: Path, *, allow_incomplete: bool = False) -> Co
         return corpus
     for path in (Path(name_or_path).expanduser(), data / name_or_path):
         if path.exists():
-            corpus = own.parse(path)
+            corpus = own.parse(path, named)
             return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
-    if Path(name_or_path).suffix.lower() in own.MANIFEST_SUFFIXES or "/" in name_or_path:
+    if Path(name_or_path).suffix.lower() in manifests.SUFFIXES:
+        raise InputError(f"There is no folder or manifest {name_or_path}.")
+    if hub.is_id(name_or_path):
+        return _of_hub(hub.fetch(name_or_path, data), named)
+    if "/" in name_or_path:
         raise InputError(f"There is no folder or manifest {name_or_path}.")
     raise InputError(
-        f"Unknown corpus {name_or_path!r}; choose one of {', '.join(sorted(CORPORA))}, "
-        "or give the path of your own data (a folder per class, or a manifest with the columns path,label)."
+        f"Unknown corpus {name_or_path!r}; choose one of {', '.join(sorted(CORPORA))}, give the path of your own data "
+        "(a folder per class, or a manifest with the columns path,label), or a hub id, org/name."
     )
+
+
+def _of_hub(snapshot: Snapshot, named: Columns) -> Corpus:
+    corpus = own.parse(hub.readable(snapshot.folder), named)
+    note = f"{snapshot.repository} of the Hugging Face hub, commit {snapshot.commit}."
+    name = snapshot.repository.replace("/", "-")
+    return replace(corpus, name=name, revision=snapshot.commit, notes=(note, *corpus.notes))
 
 
 def check_complete(corpus: Corpus) -> None:

@@ -72,6 +72,7 @@ class Corpus:
     generated: bool = False  # our synthesiser's stand-in, not the recordings
     folder: Path | None = None  # where it was found
     notes: tuple[str, ...] = ()  # sentences that a reader of results should know
+    revision: str | None = None  # the commit of the hub's repository that it is
     copies: tuple[tuple[str, ...], ...] = ()  # keys of recordings that are byte for byte the same, known once prepared
 
     def __post_init__(self) -> None:

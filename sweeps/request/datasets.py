@@ -1,5 +1,7 @@
 """Datasets: each dataset of the plan found, prepared and split, before anything is trained."""
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audioconfit import audio, catalogue, corpora, folds, method, scores, splits, synthesis
+from audioconfit import audio, catalogue, corpora, files, folds, method, scores, splits, synthesis
 from audioconfit.audio import Waveforms
 from audioconfit.audio.preparing import Map
 from audioconfit.catalogue import State
-from audioconfit.corpora import CORPORA, Corpus, download
+from audioconfit.corpora import CORPORA, Columns, Corpus, download, hub
 from audioconfit.errors import InputError
 from audioconfit.folds import Folds
 from audioconfit.splits import Split
@@ -22,6 +24,7 @@ from sweeps.request.left_out import LeftOut
 from sweeps.request.plan import Plan
 
 SHOWN_NAMES, SHOWN_COPIES = 5, 3
+PINS = "hub.json"  # in the sweep's folder: the id of a data set as it was asked for, and its commit
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -45,11 +48,30 @@ def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Tas
         InputError: all that is wrong with any of them, a line each: they are looked at together before one is prepared.
     """
     names = _there(plan, console)
-    found = _together(names, lambda name: corpora.load(name, plan.data, allow_incomplete=plan.allow_incomplete))
+    found = _loaded(names, plan)
     called = [corpus.name for corpus in found]
     if twice := {name for name in called if called.count(name) > 1}:
         raise InputError(f"Two datasets are called {', '.join(sorted(twice))}; rename one of their folders or files.")
     return _together(found, lambda corpus: _task(corpus, plan, console, map))
+
+
+def _loaded(names: Sequence[str], plan: Plan) -> list[Corpus]:
+    """Data sets of the hub as they were when this sweep began: PINS in its folder has their commits."""
+    path = plan.folder / PINS
+    pins: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    found = _together(names, lambda name: _load(name, plan, pins.get(name)))
+    now = {name: corpus.revision for name, corpus in zip(names, found, strict=True) if corpus.revision}
+    if now.items() - pins.items():
+        files.write(path, json.dumps(pins | now, indent=2))
+    return found
+
+
+def _load(name: str, plan: Plan, commit: str | None) -> Corpus:
+    """Columns are named for own data; where there is none, a known corpus says that they are not for it."""
+    given = name.lower() not in CORPORA or all(other.lower() in CORPORA for other in plan.datasets)
+    named = plan.columns if given else Columns()
+    wanted = hub.pinned(name, commit) if commit else name
+    return corpora.load(wanted, plan.data, allow_incomplete=plan.allow_incomplete, named=named)
 
 
 def generate(plan: Plan) -> Plan:
@@ -97,7 +119,7 @@ def _fetch(name: str, data: Path, console: Console) -> None:
 
 
 def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
-    folder = plan.storage.absolute() / "prepared" / corpus.name
+    folder = plan.storage.absolute() / "prepared" / _store(corpus, plan)
     with _bar(console) as bar:
         line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
         waveforms = audio.prepare(
@@ -116,6 +138,15 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
     for note in (*_crossing(waveforms.corpus, split), *_notes(plan, split, inner)):
         console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
     return Task(corpus.name, folder, waveforms, split, splits.fold_count(waveforms.corpus, plan.protocol), inner)
+
+
+def _store(corpus: Corpus, plan: Plan) -> str:
+    """The name of the corpus' store: one for each commit and choice of columns, so that a sweep over another one does
+    not take the store of a sweep that runs.
+    """
+    columns = {} if corpus.name in CORPORA else plan.columns.given
+    said = [corpus.name, *([corpus.revision[:12]] if corpus.revision else []), *map("=".join, columns.items())]
+    return re.sub(r"[/\\]", "_", "@".join(said))
 
 
 def _copies(corpus: Corpus) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from audioconfit import corpora, encoders
+from audioconfit.corpora import Columns, hub
 from audioconfit.recipe import METHODS, Metric
 
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
@@ -59,7 +60,12 @@ class Plan(BaseModel):
 
     datasets: Annotated[
         tuple[str, ...],
-        Flag(LEARNED, f"{', '.join(sorted(corpora.CORPORA))}, all of them ('all'), or paths of your own data", "NAMES"),
+        Flag(
+            LEARNED,
+            f"{', '.join(sorted(corpora.CORPORA))}, all of them ('all'), paths of your own data, or hub ids "
+            "(org/name, org/name@revision)",
+            "NAMES",
+        ),
     ]
     backbones: Annotated[
         tuple[str, ...], Flag(LEARNED, "names, 'all' (the paper's three), Hugging Face ids or local folders", "NAMES")
@@ -68,6 +74,13 @@ class Plan(BaseModel):
     protocol: Annotated[
         str | None, Flag(LEARNED, "another split than the corpus' own, such as leave_one_speaker_out", "NAME")
     ] = None
+    label_column: Annotated[
+        str | None, Flag(LEARNED, "of own tables, where no known name fits: what is to be learned", "NAME")
+    ] = None
+    group_column: Annotated[
+        str | None, Flag(LEARNED, "of own tables: the speaker or source that is kept on one side of a split", "NAME")
+    ] = None
+    split_column: Annotated[str | None, Flag(LEARNED, "of own tables: train, valid or test", "NAME")] = None
 
     trials: Annotated[PositiveInt, Flag(SEARCH, "per cell (backbone x dataset x method)", "N")] = 30
     hours: Annotated[Positive | None, Flag(SEARCH, "after which no trial begins", "HOURS")] = None
@@ -224,6 +237,11 @@ class Plan(BaseModel):
         return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
     @property
+    def columns(self) -> Columns:
+        """Those of own tables that are named."""
+        return Columns(self.label_column, self.group_column, self.split_column)
+
+    @property
     def folder(self) -> Path:
         """Where this sweep keeps all that it must not lose."""
         return self.storage.absolute() / self.name
@@ -232,5 +250,6 @@ class Plan(BaseModel):
     def recordings(self) -> list[Path]:
         """The folders and files of raw recordings that exist on this machine."""
         own = [Path(name) for name in self.datasets if name not in corpora.CORPORA]
-        known = [self.data] if len(own) < len(self.datasets) else []
+        below = [path for path in own if hub.is_id(str(path)) and not path.exists()]  # fetched into the data folder
+        known = [self.data] if below or len(own) < len(self.datasets) else []
         return [path.absolute() for path in (*known, *own) if path.exists()]

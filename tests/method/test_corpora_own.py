@@ -174,6 +174,17 @@ def test_parquet_with_audio_but_no_label_is_refused(tmp_path: Path) -> None:
         corpora.load(str(tmp_path), tmp_path)
 
 
+def test_metadata_in_parquet_lists_recordings_and_another_table_there_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, ["ann/a.wav", "bob/b.wav"])
+    table = pa.table({"file_name": ["ann/a.wav", "bob/b.wav"], "label": ["glad", "sad"]})
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    assert corpora.load(str(tmp_path), tmp_path).classes == ("glad", "sad")
+    (tmp_path / "metadata.parquet").rename(tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match=r"list\.parquet has no column of recordings .* it has file_name, label\."):
+        corpora.load(str(tmp_path), tmp_path)
+    assert corpora.load(str(tmp_path / "list.parquet"), tmp_path).classes == ("glad", "sad")
+
+
 def test_a_path_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no folder or manifest"):
         corpora.load(str(tmp_path / "nowhere.csv"), tmp_path)

@@ -1,0 +1,180 @@
+"""Manifests: tables of own recordings, a line per recording or stretch of one, as CSV, TSV, JSON lines or Parquet."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow.parquet as pq
+
+from audioconfit.corpora import columns
+from audioconfit.corpora.clips import Clip
+from audioconfit.corpora.columns import Columns
+from audioconfit.errors import InputError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def clips(manifest: Path, named: Columns) -> tuple[list[Clip], tuple[str, ...]]:
+    """Clips of a manifest, one per line, and a note on lines that name a recording again. Faults are reported by line,
+    missing files all at once.
+    """
+    found, missing = [], []
+    present: dict[Path, bool] = {}
+    for place, row in _lines(manifest, named):
+        clip = _clip(manifest, place, row)
+        if not present.setdefault(clip.path, clip.path.is_file()):
+            missing.append(clip.path)
+        found.append(clip)
+    if missing:
+        shown = ", ".join(str(path) for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(f"{manifest} names {len(missing)} files that are not there: {shown}")
+    once, again = _once(manifest, found)
+    return _grouped_by_file(once), again
+
+
+def _once(manifest: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
+    """Without clips that other spellings of a path (links, absolute paths, a/../b.wav) list again, and a note on them.
+
+    Two lines of one key are left for Corpus to refuse. InputError: the lines say different things.
+    """
+    found: dict[tuple[str, float | None, float | None], Clip] = {}
+    once, again = [], []
+    for clip in clips:
+        first = found.setdefault((os.path.realpath(clip.path), clip.start, clip.end), clip)
+        if first is clip or first.key == clip.key:
+            once.append(clip)
+        elif (first.labels, first.group, first.split) != (clip.labels, clip.group, clip.split):
+            raise InputError(f"{manifest} names one recording as {first.key} and {clip.key}, and tells them apart.")
+        else:
+            again.append(f"{clip.key} is {first.key}")
+    if not again:
+        return once, ()
+    shown = ", ".join(again[:3]) + (", ..." if len(again) > 3 else "")
+    return once, (f"{len(again)} lines name a recording again by another path, and are left out: {shown}.",)
+
+
+def _lines(manifest: Path, named: Columns) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where the line stands, our column names -> text) per line; InputError if path or label has no column."""
+    if manifest.suffix.lower() == ".parquet":
+        table = pq.read_table(manifest)
+        names, records = table.column_names, table.to_pylist()
+        lines: Iterable[tuple[str, Mapping[str, Any]]] = ((f"row {i}", row) for i, row in enumerate(records))
+        yield from _renamed(manifest, named, names, lines)
+        return
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            if manifest.suffix.lower() == ".jsonl":
+                rows = _objects(manifest, file)
+                names = list(dict.fromkeys(name for _, row in rows for name in row))
+                yield from _renamed(manifest, named, names, rows)
+                return
+            yield from _renamed(manifest, named, *_cells(manifest, file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{manifest} is no UTF-8 table: {error}.") from None
+
+
+def _objects(manifest: Path, file: TextIO) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place."""
+    found = []
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{manifest}, line {number}: no JSON ({error}).") from None
+            if not isinstance(row, dict):
+                raise InputError(
+                    f'{manifest}, line {number}: no object of the kind {{"file_name": ..., "label": ...}}.'
+                )
+            found.append((f"line {number}", row))
+    return found
+
+
+def _cells(manifest: Path, file: TextIO) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    """Names of the columns, and the lines. In a TSV quotation marks are text, as in Common Voice's."""
+    tabs = manifest.suffix.lower() == ".tsv"
+    reader = csv.DictReader(
+        file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
+    names = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = names
+
+    def lines() -> Iterator[tuple[str, dict[str, str]]]:
+        for row in reader:
+            if extra := row.pop(None, None):
+                raise InputError(
+                    f"{manifest}, line {reader.line_num}: {len(names) + len(extra)} cells, the header has "
+                    f"{len(names)}. "
+                    'Put a cell that holds a comma in "quotation marks".'
+                )
+            yield f"line {reader.line_num}", row
+
+    return names, lines()
+
+
+def _renamed(
+    manifest: Path, named: Columns, names: list[str], lines: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    candidates = named.candidates(manifest, names, columns.MANIFEST)
+    chosen = {word: those[0] for word, those in candidates.items() if those}
+    for needed in ("path", "label"):
+        if needed not in chosen:
+            way_out = " --label-column names it." if needed == "label" else ""
+            raise InputError(
+                f"{manifest} has no column {needed!r}; it has {', '.join(names) or 'no columns'}.{way_out}"
+            )
+    for place, row in lines:
+        yield place, {word: columns.text(row.get(name), word) for word, name in chosen.items()}
+
+
+def _clip(manifest: Path, place: str, row: Mapping[str, str]) -> Clip:
+    if not row["path"]:
+        raise InputError(f"{manifest}, {place}: no path.")
+    labels = columns.labels(row["label"])
+    if not labels:
+        raise InputError(f"{manifest}, {place}: no label for {row['path']}.")
+    start, end = (_seconds(manifest, place, name, row.get(name, "")) for name in ("start", "end"))
+    if end is not None and end <= (start or 0.0):
+        raise InputError(f"{manifest}, {place}: end {end} s does not lie after start {start or 0.0} s.")
+    whole = start is None and end is None
+    stretch = "" if whole else f"#{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
+    return Clip(
+        key=Path(row["path"]).as_posix() + stretch,
+        path=manifest.parent / row["path"],
+        labels=labels,
+        group=row.get("group") or None,
+        split=columns.split(f"{manifest}, {place}", row.get("split", "")),
+        start=start,
+        end=end,
+    )
+
+
+def _seconds(manifest: Path, place: str, name: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{manifest}, {place}: {name} is {text!r}, not a number of seconds.")
+    return seconds
+
+
+def _grouped_by_file(clips: list[Clip]) -> list[Clip]:
+    """Two stretches of one recording may not be on both sides of a split: without a group, the recording is one."""
+    real = {clip.path: os.path.realpath(clip.path) for clip in clips}
+    names: dict[str, str] = {}
+    for clip in clips:
+        names.setdefault(real[clip.path], clip.key.split("#")[0])
+    stretches = Counter(real[clip.path] for clip in clips if clip.group is None)
+    shared = {path for path, count in stretches.items() if count > 1}
+    return [
+        replace(clip, group=names[real[clip.path]]) if clip.group is None and real[clip.path] in shared else clip
+        for clip in clips
+    ]
