@@ -25,19 +25,36 @@ def clips(manifest: Path, named: Columns) -> tuple[list[Clip], tuple[str, ...]]:
     """
     found, missing = [], []
     present: dict[Path, bool] = {}
+    paths: dict[str, tuple[str, Path]] = {}
     for place, row in _lines(manifest, named):
-        clip = _clip(manifest, place, row)
-        if not present.setdefault(clip.path, clip.path.is_file()):
+        clip = _clip(manifest, place, row, paths)
+        if clip.path not in present:
+            present[clip.path] = clip.path.is_file()
+        if not present[clip.path]:
             missing.append(clip.path)
         found.append(clip)
     if missing:
         shown = ", ".join(str(path) for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(f"{manifest} names {len(missing)} files that are not there: {shown}")
-    once, again = _once(manifest, found)
-    return _grouped_by_file(once), again
+    real = _resolved(present)
+    once, again = _once(manifest, found, real)
+    return _grouped_by_file(once, real), again
 
 
-def _once(manifest: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
+def _resolved(paths: Iterable[Path]) -> dict[Path, str]:
+    """Each path with its links followed; those of a folder are followed once, for a million files may lie in it."""
+    folders: dict[str, str] = {}
+    found = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        inside = os.path.join(folders[folder], name)
+        found[path] = os.path.realpath(inside) if os.path.islink(inside) else inside
+    return found
+
+
+def _once(manifest: Path, clips: list[Clip], real: Mapping[Path, str]) -> tuple[list[Clip], tuple[str, ...]]:
     """Without clips that other spellings of a path (links, absolute paths, a/../b.wav) list again, and a note on them.
 
     Two lines of one key are left for Corpus to refuse. InputError: the lines say different things.
@@ -45,7 +62,7 @@ def _once(manifest: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...
     found: dict[tuple[str, float | None, float | None], Clip] = {}
     once, again = [], []
     for clip in clips:
-        first = found.setdefault((os.path.realpath(clip.path), clip.start, clip.end), clip)
+        first = found.setdefault((real[clip.path], clip.start, clip.end), clip)
         if first is clip or first.key == clip.key:
             once.append(clip)
         elif (first.labels, first.group, first.split) != (clip.labels, clip.group, clip.split):
@@ -132,7 +149,8 @@ def _renamed(
         yield place, {word: columns.text(row.get(name), word) for word, name in chosen.items()}
 
 
-def _clip(manifest: Path, place: str, row: Mapping[str, str]) -> Clip:
+def _clip(manifest: Path, place: str, row: Mapping[str, str], paths: dict[str, tuple[str, Path]]) -> Clip:
+    """`paths`: of the lines before, by their text: as a key, and where the file is."""
     if not row["path"]:
         raise InputError(f"{manifest}, {place}: no path.")
     labels = columns.labels(row["label"])
@@ -143,9 +161,12 @@ def _clip(manifest: Path, place: str, row: Mapping[str, str]) -> Clip:
         raise InputError(f"{manifest}, {place}: end {end} s does not lie after start {start or 0.0} s.")
     whole = start is None and end is None
     stretch = "" if whole else f"#{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
+    if (said := row["path"]) not in paths:
+        paths[said] = Path(said).as_posix(), manifest.parent / said
+    key, path = paths[said]
     return Clip(
-        key=Path(row["path"]).as_posix() + stretch,
-        path=manifest.parent / row["path"],
+        key=key + stretch,
+        path=path,
         labels=labels,
         group=row.get("group") or None,
         split=columns.split(f"{manifest}, {place}", row.get("split", "")),
@@ -166,9 +187,8 @@ def _seconds(manifest: Path, place: str, name: str, text: str) -> float | None:
     return seconds
 
 
-def _grouped_by_file(clips: list[Clip]) -> list[Clip]:
+def _grouped_by_file(clips: list[Clip], real: Mapping[Path, str]) -> list[Clip]:
     """Two stretches of one recording may not be on both sides of a split: without a group, the recording is one."""
-    real = {clip.path: os.path.realpath(clip.path) for clip in clips}
     names: dict[str, str] = {}
     for clip in clips:
         names.setdefault(real[clip.path], clip.key.split("#")[0])
