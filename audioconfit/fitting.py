@@ -53,6 +53,7 @@ def fit(
     """
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus)
+    encoders.check(backbone)
     with tempfile.TemporaryDirectory() as temporary, _Shown(progress) as shown:
         waveforms = audio.prepare(corpus, Path(prepared or temporary), progress=shown.decoded)
         written = _recipe(waveforms, {"backbone": backbone, "epochs": epochs, "seed": seed, **recipe})
