@@ -26,6 +26,7 @@ from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+BATCH_SIZE = 64  # of Adam
 BLOCK = 256  # clips whose neighbours are looked for, or whose votes are counted, at a time
 
 Alive = Callable[[], object]  # called many times a second while a probe is at work
@@ -108,7 +109,6 @@ def fit(
     classes: Sequence[str],
     lr: float,
     epochs: int = 100,
-    batch_size: int = 64,
     kind: str = "adam",
     seed: int = 0,
     metric: str | None = None,
@@ -120,7 +120,7 @@ def fit(
 
     kind "adam": Adam on batches drawn from `seed`, its rate decaying from `lr` to 0 along a half cosine. "lbfgs": the
     minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
-    validation by `metric`; lr, epochs, batch_size and seed play no part. Label sets (0/1 rows) take a sigmoid per
+    validation by `metric`; lr, epochs and seed play no part. Label sets (0/1 rows) take a sigmoid per
     class, and the thresholds with the best F1 on validation.
     """
     if kind not in ("adam", "lbfgs"):
@@ -131,7 +131,7 @@ def fit(
     rows, labels = ((train.embeddings - mean) / deviation).to(device), train.labels.to(device)
     with torch.enable_grad():
         if kind == "adam":
-            layers = [_adam(rows, labels, len(classes), lr, epochs, batch_size, seed, alive)]
+            layers = [_adam(rows, labels, len(classes), lr, epochs, seed, alive)]
         else:
             layers = list(_lbfgs(rows, labels, len(classes), alive))
     probes = [
@@ -235,16 +235,14 @@ def _nearest(
 Layer = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
 
 
-def _adam(
-    rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, batch_size: int, seed: int, alive: Alive
-) -> Layer:
+def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, seed: int, alive: Alive) -> Layer:
     weight, bias = _zeros(rows, classes)
     optimiser = torch.optim.Adam([weight, bias], lr=lr, fused=rows.device.type in ("cpu", "cuda"))
-    steps = epochs * -(-len(rows) // batch_size)
+    steps = epochs * -(-len(rows) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     draw = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(batch_size):
+        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(BATCH_SIZE):
             optimiser.zero_grad()
             _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch]).backward()
             optimiser.step()

@@ -98,15 +98,7 @@ def _in_words(folder: Path) -> Iterator[None]:
     """What is raised over a configuration is the file's fault."""
     try:
         yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        StrictDataclassError,
-    ) as error:
+    except MISFITS as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"{folder / 'config.json'} describes no encoder that can be built: {reason}") from error
 
