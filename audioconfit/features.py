@@ -23,6 +23,9 @@ from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 
+# Of audio, padding included, that meet in one forward pass: speed and memory depend on it, embeddings do not.
+BATCH_SECONDS = 64.0
+
 
 @dataclass(frozen=True)
 class Features:
@@ -44,7 +47,6 @@ class How(TypedDict, total=False):
 
     chunk_seconds: Required[float]
     middle_seconds: float | None
-    batch_seconds: float
     device: str | torch.device
     precision: str
 
@@ -95,7 +97,6 @@ def embed(
     *,
     chunk_seconds: float,
     middle_seconds: float | None = None,
-    batch_seconds: float = 64.0,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> Float[Tensor, "clips dim"]:
@@ -104,8 +105,7 @@ def embed(
     A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
-    `batch_seconds` of audio, padding included, meet in one forward pass: it changes speed and memory only. `precision`
-    "bf16": autocast.
+    `precision` "bf16": autocast.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """
@@ -117,7 +117,7 @@ def embed(
     was_training = encoder.training
     encoder.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for rows in _batches(pieces, budget=round(batch_seconds * SAMPLE_RATE)):
+        for rows in _batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE)):
             samples, lengths = _padded(waveforms, [pieces[row] for row in rows])
             full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster
             if device.type == "cuda":  # pinned, or the copy would wait too

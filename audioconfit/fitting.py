@@ -66,6 +66,7 @@ def fit(
     """
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus)
+    encoders.check(backbone)
     with tempfile.TemporaryDirectory() as temporary, _Shown(progress) as shown:
         waveforms = audio.prepare(corpus, Path(prepared or temporary), progress=shown.decoded)
         written = _recipe(waveforms, {"backbone": backbone, "epochs": epochs, "seed": seed, **recipe})
@@ -84,9 +85,9 @@ def _fit(recipe: Recipe, waveforms: Waveforms, device: str, report: method.Repor
     stage = method.tune(recipe, waveforms, device=device, report=report)
     assert stage is not None  # the report never stops it
     split = method.split_of(recipe, waveforms)
-    probes, result = method.fit_probe(recipe, stage.train, stage.valid, split, head=stage.head)
+    probes, result = method.fit_probe(recipe, stage.train, stage.valid, split, head=stage.head, device=device)
     test = method.features_of_test(recipe, stage.encoder, waveforms, device=device)
-    result = method.evaluate(result, probes, test, split)
+    result = method.evaluate(result, probes, test, split, device=device)
     about = method.summary(result) | {"protocol": split.protocol}
     return Classifier(stage.encoder.cpu().eval(), probes.linear, recipe.chunk_seconds, split.classes, about)
 

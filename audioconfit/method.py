@@ -165,10 +165,17 @@ def tune(
 
 
 def fit_probe(
-    recipe: Recipe, train: Features, valid: Features, split: Split, *, head: Probe | None = None
+    recipe: Recipe,
+    train: Features,
+    valid: Features,
+    split: Split,
+    *,
+    head: Probe | None = None,
+    device: str = "cpu",
+    alive: probe.Alive = lambda: None,
 ) -> tuple[Probes, Result]:
     """Stage 2: the linear probe on frozen features, scored on validation; the kNN probe, and the head that stage 1
-    left, beside it.
+    left, beside it. `alive` is called all the while, many times a second.
 
     The features may be those of another inner fold of the same split, as a frozen backbone's are: their rows are dealt
     out anew.
@@ -183,8 +190,10 @@ def fit_probe(
         kind=recipe.probe,
         seed=recipe.seed,
         metric=recipe.metric,
+        device=device,
+        alive=alive,
     )
-    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric)
+    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric, device=device, alive=alive)
     predicted = predictions.of(split.valid, valid.labels, linear.logits(valid.embeddings))
     return Probes(linear, knn, head), Result(
         recipe,
@@ -202,13 +211,13 @@ def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, 
     return _extract(recipe, encoder.to(device), waveforms, split_of(recipe, waveforms), "test", device)
 
 
-def evaluate(result: Result, probes: Probes, test: Features, split: Split) -> Result:
+def evaluate(result: Result, probes: Probes, test: Features, split: Split, *, device: str = "cpu") -> Result:
     """The result with its test scores: the only place where test labels meet predictions."""
     predicted = predictions.of(split.test, test.labels, probes.linear.logits(test.embeddings))
     return replace(
         result,
         test=scores.score(predicted.labels, predicted.logits, result.classes),
-        test_knn=probes.knn.score(test, metric=result.recipe.metric),
+        test_knn=probes.knn.score(test, metric=result.recipe.metric, device=device),
         head=result.head if probes.head is None else {**result.head, "test": probes.head.score(test)},
         predictions={**result.predictions, "test": predicted},
         intervals={**result.intervals, "test": bootstrap.intervals(predicted)},
@@ -221,8 +230,9 @@ def run(recipe: Recipe, waveforms: Waveforms, *, device: str = "cpu", report: Re
     if stage is None:
         return None
     split = split_of(recipe, waveforms)
-    probes, result = fit_probe(recipe, stage.train, stage.valid, split)
-    return evaluate(result, probes, features_of_test(recipe, stage.encoder, waveforms, device=device), split)
+    probes, result = fit_probe(recipe, stage.train, stage.valid, split, device=device)
+    test = features_of_test(recipe, stage.encoder, waveforms, device=device)
+    return evaluate(result, probes, test, split, device=device)
 
 
 def audio_seconds(recipe: Recipe, waveforms: Waveforms) -> float:
@@ -343,7 +353,8 @@ def _validate(
         _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS)
         for side in ("train", "valid")
     )
-    return {"valid_knn": probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric).valid_score}
+    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric, device=device)
+    return {"valid_knn": knn.valid_score}
 
 
 def _extract(

@@ -94,11 +94,6 @@ def miner(kind: str, *, margin: float = 0.1) -> Miner:
     return partial(multi_similarity, margin=margin) if kind == "multi_similarity" else MINERS[kind]
 
 
-def mine(kind: str, similarity: Float[Tensor, "anchors rows"], pairs: Pairs, *, margin: float = 0.1) -> Pairs:
-    """The pairs that the miner of this name keeps."""
-    return miner(kind, margin=margin)(similarity, pairs)
-
-
 def _hardest(similarity: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Per anchor, the similarity of its nearest negative (-inf without any) and of its farthest positive (+inf
     without any).

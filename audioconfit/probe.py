@@ -7,14 +7,14 @@ the backbone.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+BATCH_SIZE = 64  # of Adam
+BLOCK = 256  # clips whose neighbours are looked for, or whose votes are counted, at a time
+
+Alive = Callable[[], object]  # called many times a second while a probe is at work
+
+
+def _silent() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -101,17 +109,18 @@ def fit(
     classes: Sequence[str],
     lr: float,
     epochs: int = 100,
-    batch_size: int = 64,
     kind: str = "adam",
     seed: int = 0,
     metric: str | None = None,
     device: torch.device | str = "cpu",
+    alive: Alive = _silent,
 ) -> Probe:
     """The linear probe of these features, the same for the same seed; computed on `device`, handed over on the CPU.
+    `alive` is called after each of its steps.
 
     kind "adam": Adam on batches drawn from `seed`, its rate decaying from `lr` to 0 along a half cosine. "lbfgs": the
     minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
-    validation by `metric`; lr, epochs, batch_size and seed play no part. Label sets (0/1 rows) take a sigmoid per
+    validation by `metric`; lr, epochs and seed play no part. Label sets (0/1 rows) take a sigmoid per
     class, and the thresholds with the best F1 on validation.
     """
     if kind not in ("adam", "lbfgs"):
@@ -122,9 +131,9 @@ def fit(
     rows, labels = ((train.embeddings - mean) / deviation).to(device), train.labels.to(device)
     with torch.enable_grad():
         if kind == "adam":
-            layers = [_adam(rows, labels, len(classes), lr, epochs, batch_size, seed)]
+            layers = [_adam(rows, labels, len(classes), lr, epochs, seed, alive)]
         else:
-            layers = list(_lbfgs(rows, labels, len(classes)))
+            layers = list(_lbfgs(rows, labels, len(classes), alive))
     probes = [
         Probe(tuple(classes), weight.float().cpu(), bias.float().cpu(), mean, deviation) for weight, bias in layers
     ]
@@ -145,59 +154,104 @@ class KnnProbe:
     several: bool  # labels per clip
     valid_score: float  # what `k` was chosen by
 
-    def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+    def logits(
+        self, embeddings: Float[Tensor, "clips dim"], *, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "clips classes"]:
         """Each class' share of the votes, equal ones ordered by similarity; for label sets, above 0 from a half on."""
-        # In blocks: the votes of all clips at once are clips x k x classes numbers.
-        return torch.cat([self._votes(block) for block in F.normalize(embeddings, dim=1).split(256)])
+        (nearest,) = _nearest(embeddings, self.embeddings, (self.k,), device=device)
+        return self._counted(nearest, device)
 
-    def score(self, side: Features, *, metric: str | None = None) -> float:
+    def score(self, side: Features, *, metric: str | None = None, device: torch.device | str = "cpu") -> float:
         """By `metric`, higher being better. Votes are no probabilities: where it is the log loss, by accuracy."""
-        judged = scores.score(side.labels, self.logits(side.embeddings), self.classes)
-        return judged.under("accuracy" if metric == "log_loss" else metric)
+        return self._worth(self.logits(side.embeddings, device=device), side, metric)
 
-    def _votes(self, unit: Tensor) -> Tensor:
-        nearest = (unit @ self.embeddings.T).topk(self.k, dim=1)
-        targets = self.targets[nearest.indices]
+    def _counted(self, nearest: "Nearest", device: torch.device | str) -> Float[Tensor, "clips classes"]:
+        # In blocks: the votes of all clips at once are clips x k x classes numbers.
+        targets = self.targets.to(device)
+        blocks = zip(nearest.similarity.split(BLOCK), nearest.rows.split(BLOCK), strict=True)
+        return torch.cat([self._votes(similarity, targets[rows]).cpu() for similarity, rows in blocks])
+
+    def _votes(self, similarity: Tensor, targets: Tensor) -> Tensor:
         # A similarity lies in [-1, 1]: all together weigh less than half a vote.
-        closeness = (targets * (1 + nearest.values[..., None])).sum(1) / (4 * self.k + 1)
+        closeness = (targets * (1 + similarity[..., None])).sum(1) / (4 * self.k + 1)
         shares = (targets.sum(1) + closeness) / self.k
         return shares - 0.5 if self.several else shares
 
+    def _worth(self, logits: Float[Tensor, "clips classes"], side: Features, metric: str | None) -> float:
+        judged = scores.score(side.labels, logits, self.classes)
+        return judged.under("accuracy" if metric == "log_loss" else metric)
 
-def fit_knn(train: Features, valid: Features, *, classes: Sequence[str], metric: str | None = None) -> KnnProbe:
+
+def fit_knn(
+    train: Features,
+    valid: Features,
+    *,
+    classes: Sequence[str],
+    metric: str | None = None,
+    device: torch.device | str = "cpu",
+    alive: Alive = _silent,
+) -> KnnProbe:
     """Nearest neighbours on the same features (cosine), k of NEIGHBOURS chosen on validation by `metric`, the smaller
-    of equals.
+    of equals; computed on `device`, handed over on the CPU. `alive` is called after each block of clips.
     """
     several = train.labels.ndim == 2
     targets = train.labels.float() if several else F.one_hot(train.labels, len(classes)).float()
     unit = F.normalize(train.embeddings, dim=1)
+    counts = [k for k in NEIGHBOURS if k <= len(unit)]
     probes = []
-    for k in NEIGHBOURS:
-        if k <= len(unit):
-            probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_score=0.0)
-            probes.append(replace(probe, valid_score=probe.score(valid, metric=metric)))
+    for k, nearest in zip(counts, _nearest(valid.embeddings, unit, counts, device=device, alive=alive), strict=True):
+        probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_score=0.0)
+        probes.append(replace(probe, valid_score=probe._worth(probe._counted(nearest, device), valid, metric)))
     return max(probes, key=lambda probe: probe.valid_score)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The k most similar rows of each clip, the most similar first."""
+
+    similarity: Float[Tensor, "clips k"]
+    rows: Int[Tensor, "clips k"]
+
+
+def _nearest(
+    embeddings: Float[Tensor, "clips dim"],
+    unit: Float[Tensor, "rows dim"],
+    counts: Sequence[int],
+    *,
+    device: torch.device | str,
+    alive: Alive = _silent,
+) -> list[Nearest]:
+    """For each k of `counts`; the similarities are computed once for all of them."""
+    found: list[list[tuple[Tensor, Tensor]]] = []
+    unit = unit.to(device)
+    for block in F.normalize(embeddings, dim=1).split(BLOCK):
+        similarity = block.to(device) @ unit.T
+        # Not the first k of the most that are asked for: which of equals comes first depends on k.
+        found.append([tuple(similarity.topk(k, dim=1)) for k in counts])
+        alive()
+    return [Nearest(*map(torch.cat, zip(*blocks, strict=True))) for blocks in zip(*found, strict=True)]
 
 
 Layer = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
 
 
-def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, batch_size: int, seed: int) -> Layer:
+def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, seed: int, alive: Alive) -> Layer:
     weight, bias = _zeros(rows, classes)
     optimiser = torch.optim.Adam([weight, bias], lr=lr, fused=rows.device.type in ("cpu", "cuda"))
-    steps = epochs * -(-len(rows) // batch_size)
+    steps = epochs * -(-len(rows) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     draw = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(batch_size):
+        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(BATCH_SIZE):
             optimiser.zero_grad()
             _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch]).backward()
             optimiser.step()
             schedule.step()
+            alive()
     return weight.detach(), bias.detach()
 
 
-def _lbfgs(rows: Tensor, labels: Tensor, classes: int) -> Iterator[Layer]:
+def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator[Layer]:
     """One layer per penalty, in float64: the line search stalls on float32's rounding long before the minimum."""
     rows = rows.double()
     weight, bias = _zeros(rows, classes)
@@ -210,6 +264,7 @@ def _lbfgs(rows: Tensor, labels: Tensor, classes: int) -> Iterator[Layer]:
             optimiser.zero_grad()
             value = _cross_entropy(F.linear(rows, weight, bias), labels) + penalty / 2 * weight.square().sum()
             value.backward()
+            alive()
             return value
 
         optimiser.step(objective)

@@ -40,8 +40,6 @@ class Settings:
         precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
         micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
             exact. "auto" finds what fits the device, None is the whole batch.
-        compile: the encoder through torch.compile. Off by default: it gains less than it costs within one trial
-            (tests/benchmarks/README.md).
         validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join the epoch's metrics, {} for
             none. What it draws does not change the training.
         report: told (epoch, {"epoch", "loss", ...}) after every epoch, counted from 1, and (epoch, {}) every few
@@ -58,7 +56,6 @@ class Settings:
     device: torch.device | str = "cpu"
     precision: Precision = "fp32"
     micro_batch: int | str | None = "auto"
-    compile: bool = False
     validate: Validate | None = None
     report: Report | None = None
     checkpoint: Path | None = None
@@ -145,14 +142,13 @@ class _Run:
         self.device = torch.device(self.settings.device)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device).train()
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
-        self._forward = torch.compile(self.encoder) if self.settings.compile else self.encoder
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.Adam(trained, lr=self.settings.lr, fused=self.device.type in ("cpu", "cuda"))
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """What the loss sees of a batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            pooled = self._forward(batch.waveforms, batch.lengths)
+            pooled = self.encoder(batch.waveforms, batch.lengths)
         outputs: Tensor = self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
         return outputs
 

@@ -16,7 +16,7 @@ from sweeps import faults, identity
 from sweeps.cluster import capacity, joining, nodes
 from sweeps.faults import Halted, Interrupted
 from sweeps.interrupt import INTERRUPTED
-from sweeps.request import datasets, flags, forecast, resuming
+from sweeps.request import backbones, datasets, flags, forecast, resuming
 from sweeps.request.cells import lay_out, tell_apart
 from sweeps.request.plan import Plan
 from sweeps.sweep import Sweep, slot_request
@@ -45,6 +45,7 @@ def _run(plan: Plan, console: Console) -> int:
     with ExitStack() as stack:
         if plan.demo:
             plan = datasets.generate(plan)
+        backbones.check(plan)
         faults.check_writable(plan.folder)
         stack.enter_context(faults.watched(plan.folder))
         stack.enter_context(resuming.lease(plan.folder))

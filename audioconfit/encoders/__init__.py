@@ -12,9 +12,10 @@ from pathlib import Path
 
 from audioconfit.encoders import encoder, weights
 from audioconfit.encoders.encoder import Encoder
+from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["BACKBONES", "Backbone", "Encoder", "backbone", "load", "receptive_field"]
+__all__ = ["BACKBONES", "Backbone", "Encoder", "Unreachable", "backbone", "check", "load", "receptive_field"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ def backbone(name: str) -> Backbone:
         f"Unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, a hub id such as facebook/wav2vec2-large, "
         f"or the path of an existing folder with config.json and model.safetensors."
     )
+
+
+def check(name: str) -> None:
+    """Refuses a backbone that its configuration says cannot be used. Fetches no weights, from the hub nothing but
+    config.json and preprocessor_config.json.
+
+    InputError: another architecture, sample rate or shape. Unreachable, which is one: the hub cannot be asked.
+    """
+    known = backbone(name)
+    if known.source.startswith("random:"):
+        return
+    folder = _folder(known) or weights.described(known.source)
+    try:
+        weights.check_shape(folder)
+        weights.normalises(folder)
+    except InputError as error:
+        raise InputError(str(error).replace(str(folder), known.source)) from error
 
 
 def fingerprint(name: str) -> str:

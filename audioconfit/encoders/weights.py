@@ -18,6 +18,7 @@ import huggingface_hub
 import safetensors
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -26,12 +27,22 @@ from audioconfit.audio import SAMPLE_RATE
 from audioconfit.errors import InputError
 
 CPU = torch.device("cpu")
+# What transformers raises over a configuration that it can make nothing of.
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError)
 
 ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
     "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
     "hubert": (transformers.HubertConfig, transformers.HubertModel),
     "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
 }
+
+# The parts of a body as a checkpoint names them, behind the body's own name where a head is saved with it.
+BODY = re.compile(r"((wav2vec2|hubert|wavlm)\.)?(feature_extractor\.conv_layers|feature_projection|encoder)\.")
+
+
+class Unreachable(InputError):  # noqa: N818  (what happened, not what kind of thing it is)
+    """The hub cannot be asked, and what is asked for is not in its cache."""
+
 
 # The shape of the *-random backbones: 0.1 M parameters, and 320 samples a frame like the real ones. A training step of
 # 56 x 1 s takes 80 ms on one core. No dropout: so small a network underfits as it is.
@@ -60,16 +71,36 @@ def small(architecture: str, **config: Any) -> PreTrainedConfig:
 def configuration(folder: Path | None) -> PreTrainedConfig:
     """The shape of the backbone in a folder; None, a hub repository that is not here yet: the published base models'.
 
-    InputError where the architecture is another.
+    InputError where the architecture is another, or has an adapter behind its encoder.
     """
     if folder is None:
         return transformers.Wav2Vec2Config()
     settings = _read_json(folder / "config.json")
     if (architecture := settings.get("model_type")) not in ARCHITECTURES:
         raise InputError(f"{folder} holds a {architecture!r} model; choose one of {', '.join(ARCHITECTURES)}.")
+    if settings.get("add_adapter", False):  # HuBERT has no such setting
+        raise InputError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
     # Some files on the hub have it on: a step then costs a second forward pass, which `micro_batch` buys where needed.
     settings.pop("gradient_checkpointing", None)
-    return ARCHITECTURES[architecture][0](**settings)
+    with _in_words(folder):
+        return ARCHITECTURES[architecture][0](**settings)
+
+
+def check_shape(folder: Path) -> None:
+    """InputError where config.json describes no encoder that can be built. Reads no weights and takes no memory."""
+    config = configuration(folder)
+    with _in_words(folder), randomness.private(0, 0, CPU), torch.device("meta"):
+        ARCHITECTURES[config.model_type][1](config)
+
+
+@contextlib.contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    """What is raised over a configuration is the file's fault."""
+    try:
+        yield
+    except MISFITS as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{folder / 'config.json'} describes no encoder that can be built: {reason}") from error
 
 
 def downloaded(source: str) -> Path | None:
@@ -115,21 +146,37 @@ def _limit(name: str, *, fan_in: int) -> float:
     return math.sqrt(3) * 0.02
 
 
+def described(source: str) -> Path:
+    """A hub repository's snapshot in the local cache, of which config.json and its like are fetched and no weights."""
+    with quiet():
+        return _snapshot(source, ["*config.json"])
+
+
 def download(source: str) -> Path:
     """A hub repository's snapshot in the local cache: its safetensors where it has them, else its .bin."""
+    folder = _snapshot(source, ["*config.json", "model*.safetensors*"])
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(source, ["*config.json", "pytorch_model*.bin*"])
+    if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        raise _unavailable(source, "it has neither model.safetensors nor pytorch_model.bin")
+    return folder
+
+
+def _snapshot(source: str, patterns: list[str]) -> Path:
     try:
-        folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=["*config.json", "model*.safetensors*"]))
-        if not any(folder.glob("*.safetensors")):
-            patterns = ["*config.json", "pytorch_model*.bin*"]
-            folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"No weights for {source!r}: there is no such folder here, and the hub did not give them ({reason}). "
-            f"Without a network: put config.json, preprocessor_config.json and model.safetensors or pytorch_model.bin "
-            f"from https://huggingface.co/{source} into a folder and pass its path: --backbones /path/to/folder."
-        ) from error
-    return folder
+        kind = Unreachable if isinstance(error, LocalEntryNotFoundError) else InputError
+        raise _unavailable(source, reason, kind) from error
+
+
+def _unavailable(source: str, reason: str, kind: type[InputError] = InputError) -> InputError:
+    return kind(
+        f"No weights for {source!r}: there is no such folder here, and the hub did not give them ({reason}). "
+        f"Without a network: put config.json, preprocessor_config.json and model.safetensors or pytorch_model.bin "
+        f"from https://huggingface.co/{source} into a folder and pass its path: --backbones /path/to/folder."
+    )
 
 
 def digest(folder: Path) -> str:
@@ -157,8 +204,6 @@ def check(file: Path, sha256: str) -> None:
 def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
     """The model in a folder; InputError where the architecture is another, or the weights do not fit config.json."""
     config = configuration(folder)
-    if getattr(config, "add_adapter", False):  # HuBERT has no such setting
-        raise InputError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
     _, model_class = ARCHITECTURES[config.model_type]
     try:
         with quiet(), randomness.private(seed, 0, CPU):
@@ -178,9 +223,8 @@ def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
 
 def _check_fit(folder: Path, *, missing: set[str], unexpected: set[str]) -> None:
     """Heads on top of the body are of no use here. masked_spec_embed serves SpecAugment alone, and some lack it."""
-    body = re.compile(r"(^|\.)(feature_extractor|feature_projection|encoder)\.")
     lacking = sorted(key for key in missing if key != "masked_spec_embed")
-    surplus = sorted(key for key in unexpected if body.search(key))
+    surplus = sorted(key for key in unexpected if BODY.match(key))
     if lacking or surplus:
         raise InputError(
             f"The weights in {folder} do not fit its config.json: {len(lacking)} missing {lacking[:3]}, {len(surplus)} "
@@ -206,7 +250,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' report of the heads left out and its progress bars; `_check_fit` reports what matters."""
+    """Without transformers' report of the heads left out, and without progress bars, its own and the hub's."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(logging.ERROR)

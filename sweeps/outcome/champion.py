@@ -1,8 +1,9 @@
 """The served classifier: MLflow runs this file where a champion is loaded (models from code: nothing is pickled).
 
 Input: a table with a column `audio`, the bytes of a recording in any format that preparing reads (base64 over HTTP).
-Output: one row each: `label`, `probability`, `labels` (those above their thresholds where clips carry label sets),
-`probabilities` (of every class), and `error` where a recording cannot be read, which does not stop the others.
+Output: one row each: `label` and its `probability`, `labels` (where clips carry label sets all that are above their
+thresholds, of which `label` is the most probable; none may be), `probabilities` (of every class), and `error` where a
+recording cannot be read, which does not stop the others.
 """
 
 import base64
@@ -36,7 +37,7 @@ class ServedClassifier(PythonModel):
             )
         found = self.classifier.each(map(_as_bytes, model_input["audio"]))
         table = pd.DataFrame([_row(prediction) for prediction in found], columns=COLUMNS)
-        return table.astype(object).where(table.notna(), None) if table["error"].any() else table
+        return table.astype(object).where(table.notna(), None) if table["label"].isna().any() else table
 
 
 def _as_bytes(cell: Any) -> bytes:
@@ -56,10 +57,10 @@ def _as_bytes(cell: Any) -> bytes:
 def _row(prediction: Prediction) -> dict[str, Any]:
     if prediction.error is not None:
         return {"error": prediction.error}
-    ((best, probability),) = prediction.top(1)
+    best = max(prediction.labels, key=lambda label: prediction.probabilities[label], default=None)
     return {
         "label": best,
-        "probability": probability,
+        "probability": None if best is None else prediction.probabilities[best],
         "labels": list(prediction.labels),
         "probabilities": prediction.probabilities,
         "error": None,

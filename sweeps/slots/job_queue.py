@@ -18,6 +18,7 @@ import ray
 LISTEN_SECONDS = 3.0
 # A shorter pause is no reason to give a machine back: the confirmation follows on the search within seconds.
 IDLE_SECONDS = 60.0
+ATTEMPTS = 3  # at a job, without progress
 CLOSED, CANCELLED, DONE = "closed", "cancelled", "done"
 
 
@@ -80,8 +81,8 @@ class RankProcess:
 class JobQueue:
     """The rules of the queue; `Jobs.start` makes it a Ray actor."""
 
-    def __init__(self, patience_seconds: float = 600.0, attempts: int = 3, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.patience_seconds, self.attempts, self.idle_seconds = patience_seconds, attempts, idle_seconds
+    def __init__(self, patience_seconds: float = 600.0, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.patience_seconds, self.idle_seconds = patience_seconds, idle_seconds
         self.jobs: dict[str, Entry] = {}
         self.ended: dict[str, Entry] = {}
         self.slots: dict[str, dict[int, RankProcess]] = {}
@@ -265,7 +266,7 @@ class JobQueue:
         entry.slot = None
         if entry.cancelled:
             self._end(entry, CANCELLED)
-        elif entry.attempts >= self.attempts:
+        elif entry.attempts >= ATTEMPTS:
             self._end(entry, f"gave up after {entry.attempts} attempts without progress: {why}")
 
     async def _watchdog(self) -> None:

@@ -43,14 +43,14 @@ class Jobs:
     actor: Any
 
     @classmethod
-    def start(cls, *, patience_seconds: float = 600.0, attempts: int = 3, idle_seconds: float = IDLE_SECONDS) -> "Jobs":
+    def start(cls, *, patience_seconds: float = 600.0, idle_seconds: float = IDLE_SECONDS) -> "Jobs":
         """A queue as an actor that Ray restarts as often as needed. It takes no CPU, and lives on the head, not on a
         worker that may be reclaimed.
         """
         actor: Any = ray.remote(JobQueue)
         options = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
         options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
-        return cls(actor.options(**options).remote(patience_seconds, attempts, idle_seconds))
+        return cls(actor.options(**options).remote(patience_seconds, idle_seconds))
 
     # For those who want results.
 

@@ -40,10 +40,8 @@ class SlotShape:
 class Pool:
     """Keeps up to `slots` Train runs alive, each by a thread of the driver; those without resources wait for them."""
 
-    def __init__(
-        self, jobs: Jobs, work: Work, *, slots: int, shape: SlotShape, storage: Path, recycle_after: int = RECYCLE_AFTER
-    ) -> None:
-        self.jobs, self.work, self.shape, self.storage, self.recycle_after = jobs, work, shape, storage, recycle_after
+    def __init__(self, jobs: Jobs, work: Work, *, slots: int, shape: SlotShape, storage: Path) -> None:
+        self.jobs, self.work, self.shape, self.storage = jobs, work, shape, storage
         self.closing = False
         self.errors: list[str] = []
         self.threads: list[threading.Thread] = []
@@ -85,7 +83,7 @@ class Pool:
         resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
         return TorchTrainer(
             serve,
-            train_loop_config={"slot": Slot(self.jobs, name, self.work, self.recycle_after)},
+            train_loop_config={"slot": Slot(self.jobs, name, self.work, RECYCLE_AFTER)},
             # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
             scaling_config=ScalingConfig(

@@ -4,6 +4,7 @@ import functools
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from audioconfit import audio, figures, files, method, ranks
 from audioconfit.audio import Waveforms
 from audioconfit.method import Result
 from audioconfit.probe import Probe
+from audioconfit.recipe import Recipe
+from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
 from sweeps.faults import Halted
 from sweeps.slots.worker import Tell
@@ -36,10 +39,12 @@ def work(assignment: Assignment, tell: Tell) -> None:
     final: dict[str, Any] = {}
     if ranks.rank() == 0:
         trained_seconds = 0.0 if cached else time.monotonic() - started
-        final = _stage_two(assignment, waveforms, store, trained_seconds)
+        final = _stage_two(assignment, waveforms, store, trained_seconds, _beat(recipe, tell))
         final |= {"cached": cached, "seconds": time.monotonic() - started, "ended": True}
         if cached:
             final["curve"] = store.curve(recipe.stage_key)
+    while ranks.agree(False):  # the others follow rank 0's signs of life until its probe is done
+        tell(recipe.epochs, None)
     tell(recipe.epochs + 1, final)
 
 
@@ -70,19 +75,40 @@ def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, 
     return True
 
 
+def _beat(recipe: Recipe, tell: Tell) -> Callable[[], None]:
+    """Rank 0's sign of life, every few seconds however often it is called: a large corpus' probe may take longer than
+    the patience with a silent worker.
+    """
+    told = time.monotonic()
+
+    def beat() -> None:
+        nonlocal told
+        if time.monotonic() - told > HEARTBEAT_SECONDS:
+            told = time.monotonic()
+            ranks.agree(True)
+            tell(recipe.epochs, None)
+
+    return beat
+
+
 def _stage_two(
-    assignment: Assignment, waveforms: Waveforms, store: StageStore, trained_seconds: float
+    assignment: Assignment,
+    waveforms: Waveforms,
+    store: StageStore,
+    trained_seconds: float,
+    alive: Callable[[], None],
 ) -> dict[str, Any]:
-    recipe = assignment.recipe
+    recipe, device = assignment.recipe, _device()
     train, valid = store.frozen_features(recipe.stage_key)
     split = method.split_of(recipe, waveforms)
-    probes, result = method.fit_probe(recipe, train, valid, split, head=store.head(recipe.stage_key))
+    head = store.head(recipe.stage_key)
+    probes, result = method.fit_probe(recipe, train, valid, split, head=head, device=device, alive=alive)
     if assignment.reads_test:
         test = store.test_features(recipe.stage_key)
         if test is None:
-            test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=_device())
+            test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=device)
             store.publish_test_features(recipe.stage_key, test)
-        result = method.evaluate(result, probes, test, split)
+        result = method.evaluate(result, probes, test, split, device=device)
     spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
     _write(assignment, result, probes.linear, spent)
     return method.metrics(result) | {"epoch": recipe.epochs + 1, **spent}

@@ -2,7 +2,7 @@
 
 Training steps of PairTune through `pairtune.train` itself, as seconds of audio per second and as a share of the
 card's measured matrix product; then where the time goes, features, Hugging Face's Trainer on the same clips, memory
-against batch size, torch.compile. In the order of their value: what the time does not suffice for is left out and
+against batch size. In the order of their value: what the time does not suffice for is left out and
 named. OUTDIR/benchmarks.json and benchmarks.txt (the same as tables) are written anew after each number,
 OUTDIR/profile.txt has the profiler's tables.
 --rehearse: everything with tiny encoders on the CPU; its numbers mean nothing.
@@ -43,7 +43,6 @@ PART_SECONDS = {
     "trainer": 60,
     "memory": 40,
     "padding": 20,
-    "compile": 120,
 }
 
 
@@ -299,18 +298,6 @@ def padding(bench: Bench) -> None:
             bench.note("padding", backbone=name, shortest_of_chunk=shortest, milliseconds=1000 * spent)
 
 
-def compiled(bench: Bench) -> None:
-    """torch.compile of the encoder, at the recipe's default batch."""
-    rows, seconds = (4, 0.5) if bench.rehearsal else (32, 1.0)
-    for compile in (False,) if bench.rehearsal else (False, True):
-        bench.free()
-        began = time.perf_counter()
-        batches = bench.batches(rows, seconds, steps=8)
-        spent = step_seconds(bench, bench.encoder("wav2vec2-base"), batches, precision=bench.bf16, compile=compile)
-        bench.note("compile", compile=compile, rows=rows, chunk_seconds=seconds, milliseconds=1000 * spent,
-                   seconds_in_all=time.perf_counter() - began)  # fmt: skip
-
-
 PARTS: dict[str, Callable[[Bench], None]] = {
     "ceilings": ceilings,
     "steps": steps,
@@ -319,7 +306,6 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "trainer": trainer,
     "memory": memory,
     "padding": padding,
-    "compile": compiled,
 }
 
 

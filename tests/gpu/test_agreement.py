@@ -149,6 +149,11 @@ def test_a_probe_is_the_one_of_the_cpu(kind: Any, several: bool, device: torch.d
     expected, found = fit(), fit(device=device)
     assert found.weight.device.type == "cpu"
     assert shift(found.logits(rows), expected.logits(rows)) < 1e-3
+    neighbours = partial(probe.fit_knn, train, valid, classes=("a", "b", "c", "d"))
+    near, near_found = neighbours(), neighbours(device=device)
+    assert near_found.embeddings.device.type == "cpu"
+    assert near_found.k == near.k
+    assert shift(near_found.logits(rows, device=device), near.logits(rows)) < 1e-3
 
 
 def test_an_encoder_moves_to_the_gpu_and_back(device: torch.device) -> None:

@@ -76,14 +76,13 @@ def test_padding_adds_only_transformers_own_look_at_the_mask(name: str) -> None:
         assert of("masking_utils.py", found) == 0
 
 
-def test_extraction_waits_only_for_what_it_reads_at_the_end() -> None:
+def test_extraction_waits_only_for_what_it_reads_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "BATCH_SECONDS", 4.0)
     waveforms, clips, classes = material.clips(seconds=(0.2, 0.9))
     encoder = encoders.load("wavlm-random").cuda()
     with waits() as found:
         torch.cuda.set_sync_debug_mode("warn")
-        features.extract(
-            encoder, waveforms, clips, classes=classes, chunk_seconds=0.5, batch_seconds=4.0, device="cuda"
-        )
+        features.extract(encoder, waveforms, clips, classes=classes, chunk_seconds=0.5, device="cuda")
     print(f"\n{dict(found)}")
     assert {place.partition(":")[0] for place in found} == {"features.py"}
     assert len(found) == 1, "more than the line that reads the embeddings"

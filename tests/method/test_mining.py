@@ -23,7 +23,7 @@ def points(*degrees: float) -> Tensor:
 def mined(kind: str, angles: tuple[float, ...], labels: list[int], margin: float = 0.1) -> tuple[set, set]:
     """The kept (anchor, positive) and (anchor, negative) index pairs."""
     rows, wanted = points(*angles), torch.tensor(labels)
-    pairs = mining.mine(kind, rows @ rows.T, mining.candidates(mining.affinity(wanted, wanted)), margin=margin)
+    pairs = mining.miner(kind, margin=margin)(rows @ rows.T, mining.candidates(mining.affinity(wanted, wanted)))
     return set(map(tuple, pairs.positives.nonzero().tolist())), set(map(tuple, pairs.negatives.nonzero().tolist()))
 
 
@@ -76,9 +76,8 @@ def test_multi_similarity_agrees_with_pytorch_metric_learning(seed: int, margin:
     draw = torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(48, 8, generator=draw), dim=1)
     labels = torch.randint(9, (48,), generator=draw)
-    pairs = mining.mine(
-        "multi_similarity", rows @ rows.T, mining.candidates(mining.affinity(labels, labels)), margin=margin
-    )
+    every = mining.candidates(mining.affinity(labels, labels))
+    pairs = mining.multi_similarity(rows @ rows.T, every, margin=margin)
     anchors, positives, also_anchors, negatives = MultiSimilarityMiner(epsilon=margin, distance=CosineSimilarity())(
         rows, labels
     )

@@ -1,12 +1,14 @@
 """Probes: features that can be told apart are, whatever their scale; scikit-learn as an independent reference."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from audioconfit import probe, scores
 from audioconfit.features import Features
@@ -166,6 +168,44 @@ def test_k_is_chosen_on_validation() -> None:
     assert fitted.valid_score == accuracy(fitted, valid)
     assert fitted.k in probe.NEIGHBOURS
     assert fitted.k > 1  # so noisy that one neighbour is a bad adviser
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of float32 matrices; scores count in float64."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten.mm.default and args[0].dtype == torch.float32
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_similarities_are_computed_once_for_all_k() -> None:
+    beats: list[int] = []
+    with Products() as products:
+        knn = probe.fit_knn(blobs(90, seed=0), blobs(600, seed=1), classes=CLASSES, alive=lambda: beats.append(1))
+    assert len(beats) == products.count == 3  # blocks of 256
+    with Products() as products:
+        knn.logits(blobs(90, seed=2).embeddings)
+    assert products.count == 1
+
+
+def test_each_k_finds_what_it_would_find_alone() -> None:
+    # Every row is there thirty times: which of its copies is nearest depends on how many are asked for.
+    rows = F.normalize(blobs(3, seed=0).embeddings.repeat(30, 1), dim=1)
+    together = probe._nearest(rows, rows, probe.NEIGHBOURS, device="cpu")
+    for k, found in zip(probe.NEIGHBOURS, together, strict=True):
+        alone = (F.normalize(rows, dim=1) @ rows.T).topk(k, dim=1)
+        assert torch.equal(found.rows, alone.indices)
+        assert torch.equal(found.similarity, alone.values)
+
+
+@pytest.mark.parametrize("kind", ["adam", "lbfgs"])
+def test_a_fit_gives_signs_of_life(kind: str) -> None:
+    beats: list[int] = []
+    train, valid = blobs(90, seed=0), blobs(30, seed=1)
+    probe.fit(train, valid, classes=CLASSES, lr=1e-2, epochs=5, kind=kind, alive=lambda: beats.append(1))
+    assert len(beats) == 10 if kind == "adam" else len(beats) >= len(probe.PENALTIES)
 
 
 def test_neighbours_of_label_sets_need_half_of_the_votes() -> None:

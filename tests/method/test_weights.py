@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hub
 import pytest
 import torch
 import transformers
@@ -17,6 +18,7 @@ from audioconfit.audio import Waveforms
 from audioconfit.batches import Batches
 from audioconfit.corpora import Clip, Corpus
 from audioconfit.encoders import weights
+from audioconfit.errors import InputError
 from audioconfit.training import Settings
 
 
@@ -164,6 +166,75 @@ def test_unreachable_hub_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch
         ValueError, match=r"No weights for 'no-such-organisation/no-such-model'.*--backbones /path/to/folder"
     ):
         encoders.load("no-such-organisation/no-such-model")
+    with pytest.raises(encoders.Unreachable, match="No weights for 'no-such-organisation/no-such-model'"):
+        encoders.check("no-such-organisation/no-such-model")
+
+
+@pytest.mark.parametrize("head", [transformers.WavLMForXVector, transformers.Wav2Vec2ForXVector])
+def test_a_head_may_name_its_layers_as_the_body_does(tmp_path: Path, head: Any) -> None:
+    """x-vectors have a layer of the head that is called feature_extractor."""
+    architecture = head.config_class.model_type
+    model = head(weights.small(architecture, tdnn_dim=(8, 8, 8, 8, 16), xvector_output_dim=8))
+    model.save_pretrained(tmp_path)
+    assert "feature_extractor.weight" in load_file(tmp_path / "model.safetensors")
+    loaded, body = encoders.load(str(tmp_path)).model.state_dict(), model.base_model.state_dict()
+    assert all(torch.equal(loaded[name], body[name]) for name in body)
+    change_weights(tmp_path, lambda state: state.update({f"{architecture}.encoder.layers.2.bias": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="1 unexpected"):
+        encoders.load(str(tmp_path))
+
+
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "bert"}, "'bert' model; choose one of wav2vec2, hubert, wavlm"),
+    ({"add_adapter": True}, "has an adapter behind its encoder"),
+    ({"num_attention_heads": 7}, "describes no encoder that can be built: ValueError"),
+    ({"conv_stride": [5, 2]}, "describes no encoder that can be built"),
+    ({"hidden_size": "many"}, "describes no encoder that can be built.*hidden_size"),
+    ({"hidden_act": "sine"}, "describes no encoder that can be built: KeyError: 'sine'"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), UNUSABLE, ids=[next(iter(change)) for change, _ in UNUSABLE])
+def test_what_cannot_be_used_is_refused_by_its_configuration_alone(tmp_path: Path, change: Any, said: str) -> None:
+    encoders.load("wav2vec2-random").save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    encoders.check(str(tmp_path))
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(InputError, match=said):
+        encoders.check(str(tmp_path))
+
+
+def test_backbones_with_names_pass_their_check() -> None:
+    for name in ("wav2vec2-random", "wav2vec2-tiny", "hubert-tiny", "wavlm-tiny"):
+        encoders.check(name)
+
+
+def test_the_hub_is_asked_for_the_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("usable", "other"):
+        encoders.load("wav2vec2-random").save(tmp_path / name)
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "whisper"}))
+    repositories = {f"org/{name}": tmp_path / name for name in ("usable", "other")}
+    with hub.serving(monkeypatch, tmp_path / "cache", repositories) as served:
+        encoders.check("org/usable")
+        with pytest.raises(InputError, match="org/other holds a 'whisper' model"):
+            encoders.check("org/other")
+        assert set(served.fetched) == {"config.json", "preprocessor_config.json"}
+        with pytest.raises(InputError, match="No weights for 'org/none'") as refused:
+            encoders.check("org/none")
+        assert not isinstance(refused.value, encoders.Unreachable)
+        assert encoders.load("org/usable").receptive_field == encoders.load("wav2vec2-random").receptive_field
+        assert served.fetched.count("model.safetensors") == 1
+
+
+def test_a_hub_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders.load("wav2vec2-random").save(tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    with (
+        hub.serving(monkeypatch, tmp_path / "cache", {"org/bare": tmp_path / "bare"}),
+        pytest.raises(InputError, match=r"No weights for 'org/bare'.*neither model\.safetensors"),
+    ):
+        encoders.fingerprint("org/bare")
 
 
 @pytest.mark.slow

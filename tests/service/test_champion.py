@@ -1,29 +1,38 @@
-"""The champion behind MLflow's own server: every input format, a bad recording in its row, nothing but recordings."""
+"""The champion behind MLflow's own server: every input format, a bad recording in its row, nothing but recordings,
+thresholds where clips carry label sets.
+"""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from mlflow.pyfunc import scoring_server
 from tiny_classifiers import CLASSES, made, recording
 
+from audioconfit.classifier import Classifier
 from sweeps.outcome import registry
+
+
+def serve(classifier: Classifier, folder: Path) -> TestClient:
+    """As `mlflow models serve` runs it, without a port."""
+    classifier.save(folder / "classifier")
+    mlflow.pyfunc.save_model(
+        folder / "model",
+        python_model=str(registry.SERVED),
+        artifacts={"classifier": str(folder / "classifier")},
+        signature=registry.SIGNATURE,
+        pip_requirements=[],
+    )
+    return TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder / "model"))))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> TestClient:
-    """As `mlflow models serve` runs it, without a port."""
-    made().save(tmp_path / "classifier")
-    mlflow.pyfunc.save_model(
-        tmp_path / "model",
-        python_model=str(registry.SERVED),
-        artifacts={"classifier": str(tmp_path / "classifier")},
-        signature=registry.SIGNATURE,
-        pip_requirements=[],
-    )
-    return TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(tmp_path / "model"))))
+    return serve(made(), tmp_path)
 
 
 @pytest.mark.parametrize("form", ["dataframe_records", "dataframe_split", "inputs", "instances"])
@@ -50,3 +59,25 @@ def test_a_table_without_recordings_is_a_400_and_a_path_is_opened_by_nobody(serv
     assert server.post("/invocations", json={"dataframe_records": [{"sound": "x"}]}).status_code == 400
     answer = server.post("/invocations", json={"dataframe_records": [{"audio": str(recording(tmp_path))}]})
     assert answer.status_code == 400 or answer.json()["predictions"][0]["error"]
+
+
+@pytest.mark.parametrize(("steps", "count"), [((5.0, -5.0, 5.0), 1), ((-5.0, 5.0, -5.0), 2), ((5.0, 5.0, 5.0), 0)])
+def test_a_champion_of_label_sets_names_what_is_above_its_thresholds(
+    tmp_path: Path, steps: tuple[float, ...], count: int
+) -> None:
+    """`steps`: how far each class' threshold lies above its logit for the recording. Probabilities stay."""
+    plain, sound = made(several=True), recording(tmp_path)
+    logits = torch.logit(torch.tensor(list(plain.predict(sound)[0].probabilities.values())))
+    probe = replace(plain.probe, thresholds=logits + torch.tensor(steps))
+    server = serve(replace(plain, probe=probe), tmp_path)
+    cells = [{"audio": base64.b64encode(content).decode()} for content in (sound.read_bytes(), b"no recording")]
+    answer, broken = server.post("/invocations", json={"dataframe_records": cells}).json()["predictions"]
+    above = [name for name, step in zip(CLASSES, steps, strict=True) if step < 0]
+    assert len(above) == count
+    assert answer["labels"] == above
+    probabilities = dict(zip(CLASSES, logits.sigmoid().tolist(), strict=True))
+    assert answer["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+    best = max(above, key=lambda name: probabilities[name], default=None)
+    assert answer["label"] == best
+    assert answer["probability"] == (None if best is None else pytest.approx(probabilities[best], abs=1e-5))
+    assert (answer["error"], broken["label"], broken["probability"]) == (None, None, None)

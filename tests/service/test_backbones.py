@@ -1,0 +1,47 @@
+"""What a backbone's configuration says is read before all else: no recording is decoded, no weights are fetched."""
+
+import json
+from pathlib import Path
+
+import hub
+import makers
+import pytest
+
+from audioconfit import encoders
+from sweeps import grid
+
+
+def command(folder: Path, *more: str, backbones: str) -> list[str]:
+    tones = makers.tones(folder / "tones")
+    return ["--datasets", str(tones), "--backbones", backbones, "--storage", str(folder / "storage"), *more]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["sweep", "dry run"])
+def test_backbones_that_cannot_be_used_are_refused_together_before_anything_is_fetched_or_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    for name, change in (("whisper", {"model_type": "whisper"}), ("adapted", {"add_adapter": True}), ("good", {})):
+        encoders.load("wav2vec2-random").save(tmp_path / name)
+        settings = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(settings | change))
+    named = f"org/whisper,{tmp_path / 'adapted'},org/good"
+    repositories = {f"org/{name}": tmp_path / name for name in ("whisper", "good")}
+    with hub.serving(monkeypatch, tmp_path / "cache", repositories) as served:
+        assert grid.main(command(tmp_path, *more, backbones=named)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [line.split()[1] for line in lines] == ["org/whisper", str(tmp_path / "adapted")]
+    assert "model.safetensors" not in served.fetched
+    assert not (tmp_path / "storage" / "prepared").exists()
+
+
+def test_a_plan_needs_no_network_but_a_sweep_says_what_to_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hub.serving(monkeypatch, tmp_path / "cache", {}):
+        pass  # nobody answers there any more
+    assert grid.main(command(tmp_path, backbones="org/good")) == 2
+    assert "No weights for 'org/good'" in capsys.readouterr().err
+    assert not (tmp_path / "storage" / "prepared").exists()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert grid.main(command(tmp_path, "--dry-run", backbones="org/good")) == 0
+    assert "whose weights are not here" in " ".join(capsys.readouterr().out.split())

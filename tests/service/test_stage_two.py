@@ -1,0 +1,76 @@
+"""Stage 2 of a trial: while rank 0 fits the probe, all ranks give signs of life together."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import makers
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from audioconfit import audio, corpora
+from audioconfit.recipe import Recipe
+from sweeps.slots import worker
+from sweeps.trial import work
+from sweeps.trial.assignment import Assignment
+
+EPOCHS = 2
+
+
+@pytest.fixture
+def assignment(tmp_path: Path) -> Assignment:
+    corpus = corpora.load(str(makers.tones(tmp_path / "tones")), tmp_path)
+    fingerprint = audio.prepare(corpus, tmp_path / "prepared").fingerprint
+    numbers: dict[str, Any] = {"method": "frozen", "chunk_seconds": 0.25, "epochs": EPOCHS, "probe_epochs": 3}
+    recipe = Recipe(dataset=corpus.name, fingerprint=fingerprint, backbone="wav2vec2-random", **numbers)
+    return Assignment(recipe, tmp_path / "prepared", tmp_path / "sweep", "key")
+
+
+def signs(told: list[Any]) -> int:
+    """How many signs of life came before the result, which is the last that is told."""
+    assert told[-1][0] == EPOCHS + 1
+    assert told[:-1] == [[EPOCHS, None]] * (len(told) - 1)
+    return len(told) - 1
+
+
+def test_a_probe_at_work_is_not_silent(assignment: Assignment, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def tell(step: int, metrics: dict[str, Any] | None) -> bool:
+        told.append([step, metrics])
+        return True
+
+    work.work(assignment, tell)
+    assert signs(told) == 0  # it took no seconds
+    told.clear()
+    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", -1.0)
+    work.work(assignment, tell)
+    assert signs(told) == 3 * 1 + 1  # steps of the probe, blocks of neighbours
+    assert told[-1][1]["ended"]
+
+
+def on_rank(rank: int, port: int, assignment: Assignment) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    work.HEARTBEAT_SECONDS = -1.0
+    told = []
+
+    def tell(step: int, metrics: dict[str, Any] | None) -> bool:
+        told.append([step, metrics and {}])
+        return worker._from_rank_zero(rank == 0)
+
+    work.work(assignment, tell)
+    (assignment.root / f"{rank}.told").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_all_ranks_follow_the_signs_of_the_first(assignment: Assignment) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.start_processes(on_rank, (port, assignment), 2, start_method="spawn")
+    first, second = (json.loads((assignment.root / f"{rank}.told").read_text()) for rank in (0, 1))
+    assert signs(first) == signs(second) == 4
