@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import heading
+import makers
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
@@ -167,7 +168,13 @@ def test_no_slot_idles_while_a_trial_is_left_to_ask(tmp_path: Path) -> None:
     queued, ends = {}, {}
     for search, early_stopping in itertools.product((Waiting, Studies), (True, False)):
         studies = search(
-            cells(), budget=Budget(TRIALS), root=tmp_path, storage=InMemoryStorage(), early_stopping=early_stopping
+            cells(),
+            budget=Budget(TRIALS),
+            root=tmp_path,
+            sweep=makers.IDENTITY,
+            storage=InMemoryStorage(),
+            shared=False,
+            early_stopping=early_stopping,
         )
         fleet = Fleet(studies, SLOTS)
         fleet.run()
