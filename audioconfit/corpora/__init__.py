@@ -86,7 +86,9 @@ def check_complete(corpus: Corpus) -> None:
 def _missing(source: Source, data: Path) -> str:
     looked = ", ".join(str(data / folder) for folder in source.folders)
     there = "" if data.is_dir() else f" (the data folder {data} does not exist)"
+    here = next((Path(folder) for folder in source.folders if Path(folder).is_dir()), None)
+    hint = f"There is a folder {here} where you are: name the folder that it lies in with --data . " if here else ""
     return (
-        f"{source.title} is not there: looked for {source.layout} in {looked}{there}. "
+        f"{source.title} is not there: looked for {source.layout} in {looked}{there}. {hint}"
         f"It comes from {source.homepage}: {source.how}."
     )

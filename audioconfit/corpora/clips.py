@@ -118,6 +118,15 @@ def _visible_files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield path
 
 
+def broken_links(folder: Path) -> Iterator[Path]:
+    """Every link below `folder` to what is not there: a class or a recording that would vanish without a word."""
+    for above, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(above, name)
+            if path.is_symlink() and not path.exists():
+                yield path
+
+
 def split_name(word: str) -> str | None:
     """train, valid or test for any common spelling of it, None for another word."""
     return SPLIT_SPELLINGS.get(word.strip().lower())

@@ -2,7 +2,9 @@
 what a cell says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from audioconfit.errors import InputError
 
 SEPARATOR = "|"  # between the labels of one multi-label clip
 MISSING = {"nan", "NaN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "NA", "<NA>"}  # as libraries write an empty cell
+DOUBTFUL = {"none", "nil", "-", "--", "?", "missing", "undefined", "unlabelled", "unlabeled"}  # classes, or no label?
+LISTED = re.compile(r"\[.*\]|\(.*\)|\{.*\}")  # a list that was written as text
 MANIFEST = {  # our word: the names that are taken for it
     "path": ("path", "file", "file_name", "filename", "audio"),
     "label": ("label", "labels", "class", "category", "target_name"),
@@ -99,6 +103,17 @@ def text(cell: Any, column: str = "label") -> str:
 def labels(said: str) -> tuple[str, ...]:
     """The labels in the text of a label's cell."""
     return tuple(dict.fromkeys(label.strip() for label in said.split(SEPARATOR) if label.strip()))
+
+
+def doubtful(labels: Iterable[str]) -> Iterator[str]:
+    """Notes on labels, one per clip and label, that are taken as they stand and may mean something else."""
+    counts = Counter(labels)
+    if empty := [label for label in counts if label.lower() in DOUBTFUL]:
+        shown = ", ".join(f"{label!r} ({counts[label]} clips)" for label in empty)
+        yield f"Taken for classes: {shown}. Where one of them means that there is no label, leave the cell empty."
+    if lists := [label for label in counts if LISTED.fullmatch(label)]:
+        shown = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
+        yield f"Taken for one label each: {shown}. Several labels of a clip are separated by {SEPARATOR!r}."
 
 
 def split(place: str, word: str) -> str | None:

@@ -34,14 +34,19 @@ def parse(folder: Path) -> Corpus | None:
         for path in sorted(wavs.iterdir())
         if path.suffix.lower() == ".wav" and NAME.fullmatch(path.stem)
     ]
-    clips = clips or list(_copied(folder))
+    unknown: list[str] = []
+    clips = clips or list(_copied(folder, unknown))
     if not clips:
         return None
-    return Corpus("emodb", tuple(clips), protocol="speaker_independent")
+    first = next(iter(unknown), "")
+    notes = (f"{len(unknown)} rows name no speaker or no emotion and are left out, {first} first.",) if unknown else ()
+    return Corpus("emodb", tuple(clips), protocol="speaker_independent", notes=notes)
 
 
-def _copied(folder: Path) -> Iterator[Clip]:
-    """Rows by the recordings' names; where a copy lost them, by its columns for speaker and emotion."""
+def _copied(folder: Path, unknown: list[str]) -> Iterator[Clip]:
+    """Rows by the recordings' names; where a copy lost them, by its columns for speaker and emotion. The keys of rows
+    that have neither go to `unknown`.
+    """
     seen = set()
     for row in parquet.rows(folder):
         if NAME.fullmatch(Path(row.file_name).stem):
@@ -55,6 +60,8 @@ def _copied(folder: Path) -> Iterator[Clip]:
         label = next((name for name in EMOTIONS.values() if name in str(emotion).lower()), None)
         if label is not None and (number := _number(speaker)) is not None:
             yield Clip(row.key, row.path, (label,), group=f"{number:02d}", row=row.number)
+        else:
+            unknown.append(row.key)
 
 
 def _number(speaker: object) -> int | None:

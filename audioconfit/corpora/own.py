@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from audioconfit.corpora import columns, manifests, parquet
-from audioconfit.corpora.clips import AUDIO_SUFFIXES, Clip, Corpus, audio_files, split_name, visible_files
+from audioconfit.corpora.clips import AUDIO_SUFFIXES, Clip, Corpus, audio_files, broken_links, split_name, visible_files
 from audioconfit.corpora.columns import UNNAMED, Columns
 from audioconfit.corpora.parquet import Row
 from audioconfit.errors import InputError
@@ -75,6 +75,7 @@ def _corpus(name: str, folder: Path, clips: Iterable[Clip], notes: tuple[str, ..
     if 0 < given < len(clips):
         without = next(clip.key for clip in clips if clip.split is None)
         raise InputError(f"{folder} names a split for {given} of {len(clips)} clips; {without} has none.")
+    notes = (*notes, *columns.doubtful(label for clip in clips for label in clip.labels))
     multi_label = any(len(clip.labels) != 1 for clip in clips)
     protocol = "given" if given else "random"
     return Corpus(_clean(name), clips, protocol=protocol, multi_label=multi_label, folder=folder, notes=notes)
@@ -118,6 +119,10 @@ def _passed_over(folder: Path, taken: set[Path]) -> Iterator[str]:
     """Notes on files that are no recordings by their suffix, so that neither a class nor a part of one vanishes without
     a word.
     """
+    if dangling := sorted(broken_links(folder)):
+        shown = ", ".join(path.relative_to(folder).as_posix() for path in dangling[:3])
+        more = ", ..." if len(dangling) > 3 else ""
+        yield f"{len(dangling)} links lead nowhere: {shown}{more}."
     others = [path for path in visible_files(folder) if path.suffix.lower() not in AUDIO_SUFFIXES]
     beside = Counter(path.suffix or path.name for path in others if path.parent in {path.parent for path in taken})
     if beside:

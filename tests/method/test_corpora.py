@@ -13,6 +13,7 @@ import stand_in_names as names
 
 from audioconfit import corpora, splits
 from audioconfit.corpora import CORPORA, Clip, Corpus, gtzan
+from audioconfit.errors import InputError
 
 REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 
@@ -287,3 +288,13 @@ def test_emodb_rows_without_a_speaker_are_passed_over(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "emodb" / "0.parquet")
     corpus = corpora.load("emodb", tmp_path, allow_incomplete=True)
     assert [clip.group for clip in corpus.clips] == ["03", "08"]
+    assert corpus.notes == ("2 rows name no speaker or no emotion and are left out, 0.parquet#1 first.",)
+
+
+def test_a_corpus_beside_the_data_folder_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "emodb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"There is a folder emodb where you are: .* with --data \."):
+        corpora.load("emodb", tmp_path / "data")
+    with pytest.raises(InputError, match=r"^TIMIT is not there(?!.*where you are)"):
+        corpora.load("timit", tmp_path / "data")

@@ -256,6 +256,22 @@ def test_a_linked_class_folder_is_a_class_and_a_circle_of_links_ends(tmp_path: P
     assert found.counts == {"crow": 1, "owl": 1, "wren": 1}
 
 
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, ["crow/1.wav", "wren/1.wav"])
+    (tmp_path / "owl").symlink_to(tmp_path / "gone")
+    (tmp_path / "wren" / "2.wav").symlink_to(tmp_path / "gone.wav")
+    assert corpora.load(str(tmp_path), tmp_path).notes == ("2 links lead nowhere: owl, wren/2.wav.",)
+
+
+def test_labels_that_may_mean_something_else_are_classes_with_a_note(manifest: Callable[..., Corpus]) -> None:
+    found = manifest("path,label\na.wav,none\nb.wav,none\nc.wav,\"['crow', 'wren']\"\nd.wav,(unclear) crow\n")
+    assert found.counts == {"(unclear) crow": 1, "['crow', 'wren']": 1, "none": 2}
+    assert found.notes == (
+        "Taken for classes: 'none' (2 clips). Where one of them means that there is no label, leave the cell empty.",
+        "Taken for one label each: \"['crow', 'wren']\". Several labels of a clip are separated by '|'.",
+    )
+
+
 def test_a_class_whose_files_are_no_recordings_by_their_suffix_is_named(tmp_path: Path) -> None:
     touch(tmp_path, ["crow/1.wav", "crow/notes.txt", "wren/1.WAVE", "owl/1.xyz"])
     found = corpora.load(str(tmp_path), tmp_path)
