@@ -17,6 +17,7 @@ from sweeps.faults import Halted
 # A socket's path has 107 characters at most, of which Ray's own folders take those of
 # "/session_2026-11-26_22-07-41_631369_1234567" and "/sockets/plasma_store".
 LONGEST_FOLDER = 107 - 43 - 21
+START_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 200 * 1024**2  # nothing large travels through it: corpora and stages are files
 
 
@@ -30,18 +31,38 @@ def join(embedded_cpus: int | None = None) -> Iterator[None]:
     if address():
         ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
     else:
-        ray.init(
-            address="local",
-            num_cpus=embedded_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start(embedded_cpus)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(cpus: int | None) -> None:
+    """An embedded Ray, tried again where a busy machine did not start it within the 30 s that Ray itself waits.
+
+    Raises:
+        Halted: it never came up.
+    """
+    for _ in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise Halted(
+        f"Ray did not start within 30 s, {START_ATTEMPTS} times in a row: this machine is busy, or short of memory. "
+        "Run the same command again when it has room; what is done is kept."
+    )
 
 
 def check_temporary() -> None:

@@ -8,6 +8,7 @@ import pytest
 from audioconfit import audio, corpora
 from sweeps.cluster import capacity, joining
 from sweeps.cluster.capacity import SlotRequest
+from sweeps.faults import Halted
 from sweeps.slots.pool import SlotShape
 
 
@@ -66,3 +67,42 @@ def test_a_cluster_that_scales_up_has_room_for_what_its_file_allows(
     assert capacity.slot_count(asked, SlotShape(workers=2, cpus=1.0, gpus=1.0), jobs=100) == 3
     monkeypatch.setenv("RAY_ADDRESS", "local")  # the file says nothing about an embedded Ray
     assert capacity.fitting_shape(asked).gpus == 0
+
+
+TIMED_OUT = "The current node timed out during startup. This could happen because the raylet failed to startup"
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_a_ray_that_a_busy_machine_did_not_start_in_time_is_started_again(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own limit of 30 s cannot be reached at will: its `init` is replaced."""
+    calls: list[str] = []
+
+    def init(**settings: object) -> None:
+        calls.append("init")
+        if calls.count("init") <= failures:
+            raise Exception(TIMED_OUT)
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(joining.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(joining.ray, "init", init)
+    monkeypatch.setattr(joining.ray, "shutdown", lambda: calls.append("shutdown"))
+    if failures == joining.START_ATTEMPTS:
+        with pytest.raises(Halted, match=r"Ray did not start within 30 s, 3 times in a row: .* Run the same command"):
+            joining.join().__enter__()
+        assert calls == ["init", "shutdown"] * failures
+        return
+    with joining.join():
+        assert calls == [*["init", "shutdown"] * failures, "init"]
+
+
+def test_another_fault_of_rays_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError("no socket")
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(joining.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(joining.ray, "init", init)
+    with pytest.raises(RuntimeError, match="no socket"):
+        joining.join().__enter__()
