@@ -28,7 +28,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from audioconfit import audio, catalogue, classifier, corpora, encoders, errors, leak, method, pretraining
+from audioconfit import audio, backbones, catalogue, classifier, corpora, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.errors import InputError
 from audioconfit.handover import models, onnx_graph, predicting
@@ -168,7 +168,7 @@ def _download(name: str, data: Path, console: Console) -> None:
 
 
 def _leak(arguments: argparse.Namespace) -> int:
-    encoders.backbone(arguments.backbone)
+    backbones.find(arguments.backbone)
     named = Columns(arguments.label_column, arguments.group_column, arguments.split_column)
     corpus = corpora.load(arguments.corpus, arguments.data, named=named)
     with tempfile.TemporaryDirectory() as folder:

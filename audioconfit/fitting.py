@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audioconfit import audio, choices, corpora, encoders, method, splits
+from audioconfit import audio, backbones, choices, corpora, encoders, method, splits
 from audioconfit.audio import Waveforms
 from audioconfit.classifier import Classifier
 from audioconfit.corpora import Columns, Corpus
@@ -101,7 +101,7 @@ def _recipe(waveforms: Waveforms, numbers: dict[str, Any]) -> Recipe:
         "dataset": waveforms.corpus.name,
         "fingerprint": waveforms.fingerprint,
         "weights": encoders.fingerprint(backbone),
-        "lr": encoders.backbone(backbone).lr,
+        "lr": backbones.find(backbone).lr,
         "batch_size": max(choices.batch_sizes(split)),
         "chunk_seconds": max(choices.chunk_seconds(kept, split)),
     }

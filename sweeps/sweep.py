@@ -1,11 +1,15 @@
-"""One start of a sweep: search -> race -> confirm -> select -> register. Each phase skips what is done already."""
+"""One start of a sweep: prepare -> search -> race -> confirm -> select -> register. Each phase skips what is done."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from rich.console import Console
 
 from audioconfit import scores
 from audioconfit.recipe import Recipe
+from sweeps import faults, identity
+from sweeps.cluster import capacity, joining, nodes
 from sweeps.cluster.capacity import SlotRequest
 from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
@@ -14,8 +18,8 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
-from sweeps.request import left_out, resuming
-from sweeps.request.cells import Cell
+from sweeps.request import backbones, datasets, forecast, left_out, resuming
+from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
 from sweeps.search import ranking, tuning
@@ -33,6 +37,38 @@ from sweeps.trial.stages import StageStore
 def slot_request(plan: Plan) -> SlotRequest:
     """What the plan asks of the slots."""
     return SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
+
+
+def start(plan: Plan, console: Console) -> int:
+    """From a plan to its end; the exit code.
+
+    Raises:
+        InputError: the request cannot be met. Interrupted and Halted: as `Sweep.run`.
+    """
+    joining.silence()
+    with ExitStack() as stack:
+        if plan.demo:
+            plan = datasets.generate(plan)
+        backbones.check(plan)
+        faults.check_writable(plan.folder)
+        stack.enter_context(faults.watched(plan.folder))
+        stack.enter_context(resuming.lease(plan.folder))
+        on_cluster = joining.address() is not None
+        if not on_cluster:
+            joining.check_temporary()
+        if on_cluster:
+            stack.enter_context(joining.join())
+            capacity.fitting_shape(slot_request(plan))  # before hours of decoding
+            nodes.check_shared(plan.storage.absolute(), plan.recordings)
+        decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
+        ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
+        cells = tell_apart(lay_out(plan, ready), resuming.recorded(plan.folder))
+        if plan.dry_run:
+            report.show_plan(plan, cells, ready, forecast.of_cells(plan, cells, ready), console)
+            return 0
+        itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
+        resuming.reconcile(plan.folder, cells)
+        return Sweep(plan, itself, cells, ready, console).run()
 
 
 class Sweep:

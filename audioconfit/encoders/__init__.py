@@ -1,68 +1,24 @@
 """Encoders: pre-trained backbones that turn a waveform into one embedding. The only importer of transformers.
 
-Here: which backbones exist, and how to get one. Where weights come from is in weights.py, the forward pass in
+Here: how to get one of audioconfit/backbones.py. Where weights come from is in weights.py, the forward pass in
 encoder.py, our own small backbones and their model cards in pretrained/ (their training is audioconfit/pretraining);
 chunks and the extraction of features are in audioconfit/features.py.
 """
 
-import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from audioconfit import backbones
+from audioconfit.backbones import Backbone
 from audioconfit.encoders import encoder, weights
 from audioconfit.encoders.encoder import Encoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["BACKBONES", "Backbone", "Encoder", "Unreachable", "backbone", "check", "load", "receptive_field"]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Where an encoder's weights come from, and the stage-1 learning rate that suits them."""
-
-    name: str
-    source: str  # a hub id ("org/name"), a local folder, "package:<folder in pretrained/>", "random:<architecture>"
-    lr: float = 5e-5  # the paper, section 3.2
-    sha256: str = ""  # of the packaged model.safetensors
-
-
-# SHA-256 of the packaged model.safetensors.
-WAV2VEC2_TINY = "0d5085842b22dba2a77db760403d6cf877c0ba31a2bc0c93db1631c8c01ab6b7"
-HUBERT_TINY = "0b8f2f5b9736baef194da1e7d0136bc38777f5f1fceccf737d5d8b0dc2292af9"
-WAVLM_TINY = "f4c5bd313036f0a56d080281ada06a3c8586a52c1a535c2f8795224be1c095f8"
-TINY_LR = 1e-3  # of 3e-4, 1e-3 and 3e-3 the one with the best validation score of PairTune on EmoDB
-
-BACKBONES = {
-    known.name: known
-    for known in (
-        Backbone("wav2vec2", "facebook/wav2vec2-base"),
-        Backbone("hubert", "facebook/hubert-base-ls960"),
-        Backbone("wavlm", "microsoft/wavlm-base"),
-        Backbone("wav2vec2-tiny", "package:wav2vec2-tiny", TINY_LR, WAV2VEC2_TINY),
-        Backbone("hubert-tiny", "package:hubert-tiny", TINY_LR, HUBERT_TINY),
-        Backbone("wavlm-tiny", "package:wavlm-tiny", TINY_LR, WAVLM_TINY),
-        Backbone("wav2vec2-random", "random:wav2vec2", lr=3e-3),
-        Backbone("hubert-random", "random:hubert", lr=3e-3),
-        Backbone("wavlm-random", "random:wavlm", lr=3e-3),
-    )
-}
+__all__ = ["Encoder", "Unreachable", "check", "fingerprint", "load", "receptive_field"]
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-
-
-def backbone(name: str) -> Backbone:
-    """A known short name, a local folder with a model in transformers' format, or any hub id "org/name"."""
-    if name in BACKBONES:
-        return BACKBONES[name]
-    if (name and Path(name).is_dir()) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
-        return Backbone(name, source=name)
-    raise InputError(
-        f"Unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, a hub id such as facebook/wav2vec2-large, "
-        f"or the path of an existing folder with config.json and model.safetensors."
-    )
 
 
 def check(name: str) -> None:
@@ -71,7 +27,7 @@ def check(name: str) -> None:
 
     InputError: another architecture, sample rate or shape. Unreachable, which is one: the hub cannot be asked.
     """
-    known = backbone(name)
+    known = backbones.find(name)
     if known.source.startswith("random:"):
         return
     folder = _folder(known) or weights.described(known.source)
@@ -88,7 +44,7 @@ def fingerprint(name: str) -> str:
     The content hash of a folder, the hub's commit of a downloaded one, "" for seeded random ones. InputError:
     weights that cannot be had; better now than in the middle of a sweep.
     """
-    known = backbone(name)
+    known = backbones.find(name)
     if known.source.startswith("random:"):
         return ""
     folder = _folder(known)
@@ -103,7 +59,7 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
     draws from NumPy's global generator. InputError: an unknown name, an architecture other than the three, weights that
     cannot be had, are damaged or do not fit.
     """
-    known = backbone(name)
+    known = backbones.find(name)
     if known.source.startswith("random:"):
         model, normalise = weights.random(known.source.removeprefix("random:"), seed=seed), None
     else:
@@ -115,7 +71,7 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
 @lru_cache(maxsize=64)
 def receptive_field(name: str) -> int:
     """Samples that a backbone's first frame takes; shorter clips cannot be embedded. Loads and downloads no weights."""
-    known = backbone(name)
+    known = backbones.find(name)
     if known.source.startswith("random:"):
         config = weights.small(known.source.removeprefix("random:"))
     else:

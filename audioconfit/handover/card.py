@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
+from audioconfit.backbones import BACKBONES
 from audioconfit.corpora import CORPORA
-from audioconfit.encoders import BACKBONES
 
 SCORES = {
     "accuracy": "Accuracy",

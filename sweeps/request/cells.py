@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from audioconfit import choices, encoders, method, scores, splits
+from audioconfit import backbones, choices, encoders, method, scores, splits
+from audioconfit.backbones import BACKBONES
 from audioconfit.errors import InputError
 from audioconfit.recipe import Recipe
 from sweeps.request.datasets import Task
@@ -141,12 +142,12 @@ def _named(cell: Cell, known: Mapping[str, Mapping[str, Any]], *, is_alone: bool
         return cell
     # The same weights under another path are no other backbone: they were moved, and resuming says so.
     is_free = cell.name not in known or known[cell.name].get("weights") == cell.base.weights
-    return cell if cell.base.backbone in encoders.BACKBONES or (is_alone and is_free) else marked
+    return cell if cell.base.backbone in BACKBONES or (is_alone and is_free) else marked
 
 
 def _place(backbone: str) -> str:
     """What a backbone's name stands for: of a folder its whole path."""
-    is_folder = backbone not in encoders.BACKBONES and Path(backbone).is_dir()
+    is_folder = backbone not in BACKBONES and Path(backbone).is_dir()
     return str(Path(backbone).resolve()) if is_folder else backbone
 
 
@@ -166,7 +167,7 @@ def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:
         "backbone": backbone,
         "weights": "" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
         "method": method_name,
-        "lr": plan.lr or encoders.backbone(backbone).lr,
+        "lr": plan.lr or backbones.find(backbone).lr,
         "epochs": plan.epochs,
         "seed": plan.seed,
         "probe": plan.probe,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from audioconfit import corpora, encoders
+from audioconfit import backbones, corpora
+from audioconfit.backbones import BACKBONES
 from audioconfit.corpora import Columns, hub
 from audioconfit.recipe import METHODS, Metric
 
@@ -190,9 +191,9 @@ class Plan(BaseModel):
     @classmethod
     def _known_backbones(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
-            raise ValueError(f"No backbone; choose one of {', '.join(encoders.BACKBONES)}, a folder or a hub id.")
+            raise ValueError(f"No backbone; choose one of {', '.join(BACKBONES)}, a folder or a hub id.")
         for name in names:
-            encoders.backbone(name)
+            backbones.find(name)
         return names
 
     @field_validator("methods")

@@ -8,7 +8,7 @@ import makers
 import pytest
 import torch
 
-from audioconfit import corpora, encoders, losses, mining, splits
+from audioconfit import backbones, corpora, encoders, losses, mining, splits
 from audioconfit.mining import Pairs
 
 PAGE = blocks.ROOT / "CONTRIBUTING.md"
@@ -37,7 +37,7 @@ def test_a_corpus_is_found_with_its_groups(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_backbone_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(encoders, "BACKBONES", dict(encoders.BACKBONES))
+    monkeypatch.setattr(backbones, "BACKBONES", dict(backbones.BACKBONES))
     ours = encoders.load("hubert-random", seed=7)
     ours.save(tmp_path / "models" / "our-hubert")
     loaded = shown("A backbone")["encoder"].state_dict()

@@ -8,7 +8,8 @@ import torch
 import transformers
 from tiny_encoders import ARCHITECTURES, LARGE, encoder_of, noise, shift
 
-from audioconfit import encoders
+from audioconfit import backbones, encoders
+from audioconfit.backbones import BACKBONES
 from audioconfit.encoders import Encoder, weights
 from audioconfit.encoders.layers import fourier_convolution, standardise
 
@@ -27,24 +28,24 @@ def encoder(architecture: str, request: pytest.FixtureRequest) -> Encoder:
 
 
 def test_every_known_backbone_has_a_source_and_a_learning_rate() -> None:
-    assert {name: known.source for name, known in encoders.BACKBONES.items() if "/" in known.source} == {
+    assert {name: known.source for name, known in BACKBONES.items() if "/" in known.source} == {
         "wav2vec2": "facebook/wav2vec2-base",
         "hubert": "facebook/hubert-base-ls960",
         "wavlm": "microsoft/wavlm-base",
     }
-    assert encoders.backbone("hubert").lr == 5e-5  # the paper, section 3.2
-    assert encoders.backbone("hubert-random").lr == 3e-3
+    assert backbones.find("hubert").lr == 5e-5  # the paper, section 3.2
+    assert backbones.find("hubert-random").lr == 3e-3
 
 
 def test_any_hub_id_and_any_folder_is_a_backbone(tmp_path: Any) -> None:
-    assert encoders.backbone("facebook/wav2vec2-large").source == "facebook/wav2vec2-large"
-    assert encoders.backbone(str(tmp_path)).source == str(tmp_path)
+    assert backbones.find("facebook/wav2vec2-large").source == "facebook/wav2vec2-large"
+    assert backbones.find(str(tmp_path)).source == str(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["wav2vec", "", "/no/such/folder", "a/b/c"])
 def test_unknown_backbone_is_refused_with_the_known_ones_listed(name: Any) -> None:
     with pytest.raises(ValueError, match="wav2vec2, hubert, wavlm, wav2vec2-tiny"):
-        encoders.backbone(name)
+        backbones.find(name)
 
 
 # Tiny backbones

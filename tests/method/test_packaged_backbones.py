@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from audioconfit import audio, corpora, encoders, method, pretraining, synthesis
-from audioconfit.encoders import BACKBONES, PRETRAINED
+from audioconfit.backbones import BACKBONES
+from audioconfit.encoders import PRETRAINED
 from audioconfit.recipe import Recipe
 
 NAMES = sorted(pretraining.ARCHITECTURES)

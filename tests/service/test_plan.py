@@ -1,5 +1,7 @@
 """The plan is a plain value; its flags come from its fields: before the environment, and that before the defaults."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,14 @@ def test_places_are_those_of_a_sweep_started_here() -> None:
     assert found.folder == Path("/srv/storage/try")
     assert found.tracking_uri == CLUSTER["MLFLOW_TRACKING_URI"]
     assert flags.places({}).folder == Path("storage/sweep").absolute()
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--datasets", "emodb", "--trials", "many"], 2)])
+def test_help_and_a_typing_error_do_not_wait_for_the_heavy_libraries(words: list[str], code: int) -> None:
+    program = (
+        "import sys\nfrom sweeps import grid\n"
+        "try: code = grid.main(sys.argv[1:])\nexcept SystemExit as ended: code = ended.code or 0\n"
+        "print(code, *{'torch', 'ray', 'mlflow', 'optuna', 'transformers'} & set(sys.modules), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
+    assert ran.stderr.splitlines()[-1] == str(code)
