@@ -213,7 +213,7 @@ def _say_left_out(plan: Plan, waveforms: Waveforms, console: Console) -> None:
     if clips:
         whole = len(waveforms.corpus.clips) + len(waveforms.faults)
         console.print(left_out.table(waveforms.corpus.name, clips, of=whole))
-        console.print(f"  [dim]all of them: {escape(str(folder / left_out.FILE))}[/dim]")
+        console.print(f"  [dim]all of them: {escape(str(folder / left_out.FILE))}[/dim]", soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:

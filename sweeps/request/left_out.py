@@ -57,8 +57,13 @@ def table(dataset: str, clips: Sequence[LeftOut], *, of: int) -> Table:
         shown.add_column(name, justify="right" if name == "Clips" else "left", overflow="fold")
     for (backbone, reason), group in groupby(sorted(clips, key=lambda clip: clip.kind), key=lambda clip: clip.kind):
         alike = [clip.fault for clip in group]
-        examples = [f"{fault.key} ({fault.reason})" if ":" in fault.reason else fault.key for fault in alike[:EXAMPLES]]
+        examples = [_example(fault) for fault in alike[:EXAMPLES]]
         more = ["..."] if len(alike) > EXAMPLES else []
         why = f"{reason} for {backbone}" if backbone else reason
         shown.add_row(f"{len(alike)} of {of}", escape(why), escape("\n".join(examples + more)))
     return shown
+
+
+def _example(fault: Fault) -> str:
+    about = fault.reason.partition(": ")[2]
+    return f"{fault.key} ({about})" if about else fault.key

@@ -22,10 +22,10 @@ def test_the_table_has_a_line_for_each_kind() -> None:
     assert lines[0] == "birds: clips left out"
     assert shown == [
         "1 of 40 silent b/[x].wav",
-        "1 of 40 too short a/9.wav (too short: 0.001 s)",
-        "5 of 40 too short for hubert a/10.wav (too short: 0.010 s)",
-        "a/11.wav (too short: 0.011 s)",
-        "a/12.wav (too short: 0.012 s)",
+        "1 of 40 too short a/9.wav (0.001 s)",
+        "5 of 40 too short for hubert a/10.wav (0.010 s)",
+        "a/11.wav (0.011 s)",
+        "a/12.wav (0.012 s)",
         "...",
     ]
 
