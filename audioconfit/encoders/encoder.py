@@ -123,9 +123,9 @@ class Encoder(nn.Module):
     def _check(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> None:
         samples = waveforms.shape[1]
         shortest = samples
-        # Reading a length would make the CPU wait for a GPU: `training.fit` and `features.extract` have looked before
-        # they come here.
-        if lengths is not None and lengths.device.type == "cpu":
+        # Reading a length would make the CPU wait for a GPU (`training.fit` and `features.extract` have looked before
+        # they come here), and a graph that is exported has none yet.
+        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_exporting():
             shortest = int(lengths.min())
         if shortest < self.receptive_field:
             raise InputError(

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import yaml
 from tiny_classifiers import CLASSES, made, recording
+from tiny_encoders import ARCHITECTURES
 
 from audioconfit import __main__
 from audioconfit.errors import InputError
@@ -28,10 +29,8 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["wav2vec2", *(pytest.param(other, marks=pytest.mark.slow) for other in ("hubert", "wavlm"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_onnxruntime_gives_our_probabilities_for_any_batch_and_length(tmp_path: Path, architecture: str) -> None:
     several = architecture == "hubert"
     ours = made(architecture, several=several)
