@@ -131,8 +131,10 @@ def _side_by_side(paths: str, count: int) -> float:
         "for path in paths: parts.to_int16(Path(path))\n"
     )
     command, environment = [sys.executable, "-c", script], parts.worker_environment()
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(count)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(count)
+    ]
     for process in processes:
         assert process.stdin
         assert process.stdout
