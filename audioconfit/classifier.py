@@ -162,9 +162,16 @@ class Classifier:
         starts = range(0, len(samples) - self.encoder.receptive_field + 1, length)
         return list(zip(starts, [*starts[1:], len(samples)], strict=True))
 
-    def _embeddings(self, waveforms: Sequence[Samples], device: str) -> Float[Tensor, "rows dim"]:
+    def _embeddings(self, waveforms: Sequence[Samples], device: str) -> Float[Tensor, "rows *layers dim"]:
         keyed = {str(number): samples for number, samples in enumerate(waveforms)}
-        return features.embed(self.encoder, keyed, tuple(keyed), chunk_seconds=self.chunk_seconds, device=device)
+        return features.embed(
+            self.encoder,
+            keyed,
+            tuple(keyed),
+            chunk_seconds=self.chunk_seconds,
+            every_layer=self.probe.layers is not None,
+            device=device,
+        )
 
     def save(self, folder: Path | str) -> None:
         """The checkpoint, its card and what else `load` needs, whole or not at all; an earlier classifier is replaced.
@@ -185,7 +192,15 @@ class Classifier:
     def _write(self, folder: Path, name: str) -> None:
         weight, bias = self.probe.folded()
         several = self.probe.thresholds is not None
-        sequence_classifier.save(self.encoder, weight, bias, folder, classes=self.classes, multi_label=several)
+        sequence_classifier.save(
+            self.encoder,
+            weight,
+            bias,
+            folder,
+            classes=self.classes,
+            multi_label=several,
+            layers=self.probe.layers,
+        )
         self.probe.save(folder / PROBE)
         files.write(folder / DESCRIPTION, json.dumps(self.description(), indent=2))
         files.write(folder / "README.md", card.written(self.description(), name=name))

@@ -6,7 +6,7 @@ encoder makes one is in encoders/encoder.py; what is learned from features is in
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
 
@@ -31,15 +31,29 @@ BATCH_SECONDS = 64.0
 class Features:
     """One row per clip, float32 on the CPU. Labels are class indices; in a multi-label corpus one 0/1 row per clip."""
 
-    embeddings: Float[Tensor, "clips dim"]
+    embeddings: Float[Tensor, "clips *layers dim"]
     keys: tuple[str, ...]
     labels: Int[Tensor, "clips"] | Float[Tensor, "clips classes"]
 
+    def last(self) -> "Features":
+        """The last layer's embedding of each clip."""
+        return self if self.embeddings.ndim == 2 else replace(self, embeddings=self.embeddings[:, -1])
+
+    def mixed(self, layers: Float[Tensor, "layers"] | None) -> "Features":
+        """One embedding per clip: the layers' mean by these weights. None: as they are."""
+        return self if layers is None else replace(self, embeddings=mix(self.embeddings, layers))
+
     def save(self, path: Path) -> None:
         """As safetensors, the keys in its metadata."""
-        tensors = {"embeddings": self.embeddings.contiguous(), "labels": self.labels.contiguous()}
+        embeddings = self.embeddings if self.embeddings.ndim == 2 else self.embeddings.half()
+        tensors = {"embeddings": embeddings.contiguous(), "labels": self.labels.contiguous()}
         with files.whole(path) as temporary:
             save_file(tensors, temporary, metadata={"keys": json.dumps(self.keys)})
+
+
+def mix(embeddings: Float[Tensor, "clips layers dim"], layers: Float[Tensor, "layers"]) -> Float[Tensor, "clips dim"]:
+    """The mean of the layers' embeddings by these weights, which add up to 1."""
+    return torch.einsum("l,nld->nd", layers, embeddings)
 
 
 class How(TypedDict, total=False):
@@ -47,6 +61,7 @@ class How(TypedDict, total=False):
 
     chunk_seconds: Required[float]
     middle_seconds: float | None
+    every_layer: bool
     device: str | torch.device
     precision: str
 
@@ -55,7 +70,7 @@ def load(path: Path) -> Features:
     """What `Features.save` wrote."""
     with safe_open(path, framework="pt") as file:
         keys = tuple(json.loads(file.metadata()["keys"]))
-        return Features(file.get_tensor("embeddings"), keys, file.get_tensor("labels"))
+        return Features(file.get_tensor("embeddings").float(), keys, file.get_tensor("labels"))
 
 
 def dealt(parts: Sequence[Features], sides: Sequence[Sequence[Clip]]) -> list[Features]:
@@ -81,13 +96,15 @@ def extract(
     multi_label: bool = False,
     **how: Unpack[How],
 ) -> Features:
-    """The clips' features, in their order: `embed` with the clips' labels.
+    """The clips' features, in their order: `embed` with the clips' labels. Those of every layer are rounded to half
+    precision, in which they are stored.
 
     InputError: as `embed`, and a label that is not among the classes.
     """
     targets = labels.tensor(clips, classes, multi_label=multi_label)
     keys = tuple(clip.key for clip in clips)
-    return Features(embed(encoder, waveforms, keys, **how), keys, targets)
+    embeddings = embed(encoder, waveforms, keys, **how)
+    return Features(embeddings if embeddings.ndim == 2 else embeddings.half().float(), keys, targets)
 
 
 def embed(
@@ -97,15 +114,16 @@ def embed(
     *,
     chunk_seconds: float,
     middle_seconds: float | None = None,
+    every_layer: bool = False,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-) -> Float[Tensor, "clips dim"]:
+) -> Float[Tensor, "clips *layers dim"]:
     """The frozen embedding of each recording, float32 on the CPU.
 
     A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
-    `precision` "bf16": autocast.
+    `every_layer`: an embedding per layer. `precision` "bf16": autocast.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """
@@ -123,12 +141,13 @@ def embed(
             if device.type == "cuda":  # pinned, or the copy would wait too
                 samples, lengths = samples.pin_memory(), lengths.pin_memory()
             samples, lengths = (part.to(device, non_blocking=True) for part in (samples, lengths))
-            embedded.append((rows, encoder(samples.float() / SCALE, None if full else lengths).float()))
+            part = encoder(samples.float() / SCALE, None if full else lengths, every_layer=every_layer)
+            embedded.append((rows, part.float()))
     encoder.train(was_training)
-    pooled = torch.empty(len(pieces), encoder.dim)
+    pooled = torch.empty(len(pieces), *([encoder.layer_count] if every_layer else []), encoder.dim)
     for rows, part in embedded:
         pooled[rows] = part.cpu()
-    if broken := int((~pooled.isfinite()).any(1).sum()):
+    if broken := int((~pooled.isfinite()).flatten(1).any(1).sum()):
         raise ArithmeticError(
             f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged."
         )
@@ -190,10 +209,12 @@ def _padded(
 
 
 def _mean_over_frames(
-    encoder: Encoder, pieces: Sequence[Piece], pooled: Float[Tensor, "pieces dim"], clips: int
-) -> Float[Tensor, "clips dim"]:
+    encoder: Encoder, pieces: Sequence[Piece], pooled: Float[Tensor, "pieces *layers dim"], clips: int
+) -> Float[Tensor, "clips *layers dim"]:
     """The mean over a clip's frames from its pieces' means, each of which weighs as many frames as it has."""
     owners = torch.tensor([piece.clip for piece in pieces], dtype=torch.long)
     frames = torch.tensor([encoder.frame_count(piece.length) for piece in pieces], dtype=torch.float64)
-    sums = torch.zeros(clips, encoder.dim, dtype=torch.float64).index_add_(0, owners, pooled * frames[:, None])
-    return (sums / torch.zeros(clips, dtype=torch.float64).index_add_(0, owners, frames)[:, None]).float()
+    rows = pooled.flatten(1)
+    sums = torch.zeros(clips, rows.shape[1], dtype=torch.float64).index_add_(0, owners, rows * frames[:, None])
+    means = sums / torch.zeros(clips, dtype=torch.float64).index_add_(0, owners, frames)[:, None]
+    return means.float().unflatten(1, pooled.shape[1:])

@@ -155,6 +155,24 @@ def _line(axes: Axes, name: str, runs: Sequence[Sequence[tuple[float, float]]], 
         axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.15, linewidth=0)
 
 
+def layers(
+    scores: Mapping[int | str, float], path: Path, *, chosen: int | str, score: str = "validation accuracy"
+) -> None:
+    """What a probe is worth by the layer that it reads; the one that was chosen stands out. InputError: no score."""
+    if not scores:
+        raise InputError("A figure of layers needs a score or more, and there is none.")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.2, 0.5 * len(scores) + 1), 3.2), layout="constrained")
+        axes = figure.subplots()
+        names = [str(layer) for layer in scores]
+        axes.bar(names, list(scores.values()), color=[COLOURS[layer == chosen] for layer in scores], width=0.7)
+        axes.set(xlabel="layer that the probe reads", ylabel=score)
+        axes.tick_params(length=0)
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        _write(figure, path)
+
+
 @dataclass(frozen=True)
 class Map:
     """Clips on a plane and the name of each one's class; `caption` stands above the picture, such as a score."""

@@ -104,8 +104,7 @@ def split_of(recipe: Recipe, waveforms: Waveforms) -> Split:
 
 
 def check(recipe: Recipe, waveforms: Waveforms) -> None:
-    """Refuses what cannot work before any expensive step: a chunk longer than every clip, a batch larger than the
-    corpus.
+    """Refuses what cannot work before any expensive step: a chunk longer than every clip, a layer that is not there.
 
     Raises:
         InputError: with the value and the way out.
@@ -120,6 +119,12 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
         raise InputError(
             f"A chunk of {recipe.chunk_seconds:g} s is longer than every clip of {recipe.dataset} (the longest has "
             f"{longest:.2f} s); choose chunks of at most {longest:.2f} s."
+        )
+    readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
+    if recipe.probe_layer not in readable:
+        raise InputError(
+            f"The probe cannot read layer {recipe.probe_layer} of {recipe.backbone} (layers={recipe.layers}); choose "
+            f"one of {', '.join(map(str, readable))}" + (", or layers=all." if recipe.layers == "last" else ".")
         )
 
 
@@ -189,11 +194,13 @@ def fit_probe(
         epochs=recipe.probe_epochs,
         kind=recipe.probe,
         seed=recipe.seed,
+        layer=recipe.probe_layer,
         metric=recipe.metric,
         device=device,
         alive=alive,
     )
-    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric, device=device, alive=alive)
+    read = train.mixed(linear.layers), valid.mixed(linear.layers)
+    knn = probe.fit_knn(*read, classes=split.classes, metric=recipe.metric, device=device, alive=alive)
     predicted = predictions.of(split.valid, valid.labels, linear.logits(valid.embeddings))
     return Probes(linear, knn, head), Result(
         recipe,
@@ -204,6 +211,18 @@ def fit_probe(
         intervals={"valid": bootstrap.intervals(predicted)},
         head={} if head is None else {"valid": head.score(valid)},
     )
+
+
+def score_by_layer(
+    recipe: Recipe, train: Features, valid: Features, split: Split, *, device: str = "cpu", alive: probe.Alive
+) -> dict[int | str, float]:
+    """What the recipe's probe is worth on validation by the layer that it reads, higher being better."""
+    found = {}
+    for layer in encoders.layers(recipe.backbone):
+        one = recipe.model_copy(update={"probe_layer": layer})
+        _, result = fit_probe(one, train, valid, split, device=device, alive=alive)
+        found[layer] = result.valid.under(recipe.metric)
+    return found
 
 
 def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, device: str = "cpu") -> Features:
@@ -217,7 +236,7 @@ def evaluate(result: Result, probes: Probes, test: Features, split: Split, *, de
     return replace(
         result,
         test=scores.score(predicted.labels, predicted.logits, result.classes),
-        test_knn=probes.knn.score(test, metric=result.recipe.metric, device=device),
+        test_knn=probes.knn.score(test.mixed(probes.linear.layers), metric=result.recipe.metric, device=device),
         head=result.head if probes.head is None else {**result.head, "test": probes.head.score(test)},
         predictions={**result.predictions, "test": predicted},
         intervals={**result.intervals, "test": bootstrap.intervals(predicted)},
@@ -323,7 +342,8 @@ def _train(
         head = finetune.train(encoder, batches, settings)
         if head is None:
             return False, None
-        return True, probe.of_head(head, split.classes, multi_label=split.multi_label)
+        layers = None if recipe.layers == "last" else probe.layer_weights("last", encoder.layer_count)
+        return True, replace(probe.of_head(head, split.classes, multi_label=split.multi_label), layers=layers)
     ended = pairtune.train(
         encoder,
         batches,
@@ -375,6 +395,7 @@ def _extract(
         multi_label=split.multi_label,
         chunk_seconds=recipe.chunk_seconds,
         middle_seconds=middle_seconds,
+        every_layer=recipe.layers == "all" and middle_seconds is None,  # the curve reads the last one
         device=device,
         precision=_precision(recipe, device),
     )

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from audioconfit import files, scores
 from audioconfit.errors import InputError
-from audioconfit.features import Features
+from audioconfit.features import Features, mix
+from audioconfit.recipe import Layer
 from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
@@ -40,26 +42,28 @@ def _silent() -> None:
 class Probe:
     """A linear classifier of embeddings.
 
-    `thresholds` where clips carry label sets: a class is predicted where its logit is above its threshold.
+    `thresholds` where clips carry label sets: a class is predicted where its logit is above its threshold. `layers`
+    where there is an embedding per layer: it reads their mean by these weights.
     """
 
     classes: tuple[str, ...]
-    weight: Float[Tensor, "classes dim"]  # of standardised embeddings
+    weight: Float[Tensor, "classes dim"]  # of standardised embeddings, of the mean of the layers where there are layers
     bias: Float[Tensor, "classes"]
     mean: Float[Tensor, "dim"]
     deviation: Float[Tensor, "dim"]
     thresholds: Float[Tensor, "classes"] | None = None
+    layers: Float[Tensor, "layers"] | None = None
 
-    def logits(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+    def logits(self, embeddings: Float[Tensor, "clips *layers dim"]) -> Float[Tensor, "clips classes"]:
         """The largest one is the prediction; for label sets each above 0 is (the thresholds are taken off)."""
         logits = self._linear(embeddings)
         return logits if self.thresholds is None else logits - self.thresholds
 
-    def probabilities(self, embeddings: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips classes"]:
+    def probabilities(self, embeddings: Float[Tensor, "clips *layers dim"]) -> Float[Tensor, "clips classes"]:
         """Softmax; for label sets the sigmoid of each class, before thresholds."""
         return self._linear(embeddings).softmax(1) if self.thresholds is None else self._linear(embeddings).sigmoid()
 
-    def predict(self, embeddings: Float[Tensor, "clips dim"]) -> list[tuple[str, ...]]:
+    def predict(self, embeddings: Float[Tensor, "clips *layers dim"]) -> list[tuple[str, ...]]:
         """The labels of each clip: one, or for label sets none to all."""
         logits = self.logits(embeddings)
         if self.thresholds is None:
@@ -78,8 +82,8 @@ class Probe:
     def save(self, file: Path) -> None:
         """As safetensors, the classes in its metadata."""
         tensors = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "deviation": self.deviation}
-        if self.thresholds is not None:
-            tensors["thresholds"] = self.thresholds
+        optional = {"thresholds": self.thresholds, "layers": self.layers}
+        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         with files.whole(file) as temporary:
             save_file(tensors, temporary, metadata={"classes": json.dumps(self.classes)})
 
@@ -91,7 +95,8 @@ class Probe:
             return cls(classes=tuple(json.loads(stored.metadata()["classes"])), **tensors)
 
     def _linear(self, embeddings: Tensor) -> Tensor:
-        return F.linear((embeddings - self.mean) / self.deviation, self.weight, self.bias)
+        mixed = embeddings if self.layers is None else mix(embeddings, self.layers)
+        return F.linear((mixed - self.mean) / self.deviation, self.weight, self.bias)
 
 
 def of_head(head: nn.Linear, classes: Sequence[str], *, multi_label: bool) -> Probe:
@@ -111,6 +116,7 @@ def fit(
     epochs: int = 100,
     kind: str = "adam",
     seed: int = 0,
+    layer: Layer = "last",
     metric: str | None = None,
     device: torch.device | str = "cpu",
     alive: Alive = _silent,
@@ -122,12 +128,21 @@ def fit(
     minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
     validation by `metric`; lr, epochs and seed play no part. Label sets (0/1 rows) take a sigmoid per
     class, and the thresholds with the best F1 on validation.
+
+    Of features of every layer it reads the one that `layer` names, their mean, or their mean by weights that are
+    learned first (`weigh_layers`).
+    InputError: a layer that the features do not have.
     """
     if kind not in ("adam", "lbfgs"):
         raise InputError(f"Unknown probe {kind!r}; choose adam or lbfgs.")
-    mean, deviation = train.embeddings.mean(0), train.embeddings.std(0, unbiased=False)
-    # A dimension that never changes says nothing; its rounding errors should not either.
-    deviation = deviation.where(deviation > 1e-6 * deviation.max(), torch.ones(()))
+    read = None  # the weights of the layers
+    if train.embeddings.ndim == 3:
+        weigh = partial(
+            weigh_layers, train, classes=classes, lr=lr, epochs=epochs, seed=seed, device=device, alive=alive
+        )
+        read = weigh() if layer == "weighted" else layer_weights(layer, train.embeddings.shape[1])
+        train, valid = train.mixed(read), valid.mixed(read)
+    mean, deviation = _moments(train.embeddings)
     rows, labels = ((train.embeddings - mean) / deviation).to(device), train.labels.to(device)
     with torch.enable_grad():
         if kind == "adam":
@@ -139,8 +154,43 @@ def fit(
     ]
     best = max(probes, key=lambda probe: _on(valid, probe, metric))
     if train.labels.ndim == 1:
-        return best
-    return replace(best, thresholds=_thresholds(best.logits(valid.embeddings), valid.labels))
+        return replace(best, layers=read)
+    return replace(best, thresholds=_thresholds(best.logits(valid.embeddings), valid.labels), layers=read)
+
+
+def layer_weights(layer: Layer, count: int) -> Float[Tensor, "layers"]:
+    """The weights by which a probe reads one of `count` layers, or their mean. InputError: there is no such layer."""
+    if layer == "mean":
+        return torch.full((count,), 1 / count)
+    number = count - 1 if layer == "last" else layer
+    if not isinstance(number, int) or not 0 <= number < count:
+        raise InputError(f"There is no layer {layer}: the backbone's are 0 to {count - 1}.")
+    return F.one_hot(torch.tensor(number), count).float()
+
+
+def weigh_layers(
+    train: Features,
+    *,
+    classes: Sequence[str],
+    lr: float,
+    epochs: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    alive: Alive = _silent,
+) -> Float[Tensor, "layers"]:
+    """How much each layer tells: a softmax over the layers, learned with a linear layer on their weighted mean (SUPERB,
+    Yang et al. 2021) by Adam, from equal weights on. The linear layer is thrown away.
+    """
+    rows = train.embeddings - train.embeddings.mean(0)
+    rows, labels = (rows / _moments(train.embeddings.mean(1))[1]).to(device), train.labels.to(device)
+    with torch.enable_grad():
+        return _adam_of_layers(rows, labels, len(classes), lr, epochs, seed, alive).softmax(0).float().cpu()
+
+
+def _moments(embeddings: Float[Tensor, "clips dim"]) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
+    """Mean and deviation. A dimension that never changes says nothing; its rounding errors should not either."""
+    deviation = embeddings.std(0, unbiased=False)
+    return embeddings.mean(0), deviation.where(deviation > 1e-6 * deviation.max(), torch.ones(()))
 
 
 @dataclass(frozen=True)
@@ -232,26 +282,64 @@ def _nearest(
     return [Nearest(*map(torch.cat, zip(*blocks, strict=True))) for blocks in zip(*found, strict=True)]
 
 
-Layer = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
+Linear = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
 
 
-def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, seed: int, alive: Alive) -> Layer:
+def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, seed: int, alive: Alive) -> Linear:
     weight, bias = _zeros(rows, classes)
-    optimiser = torch.optim.Adam([weight, bias], lr=lr, fused=rows.device.type in ("cpu", "cuda"))
-    steps = epochs * -(-len(rows) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
-    draw = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(rows), generator=draw).to(rows.device).split(BATCH_SIZE):
-            optimiser.zero_grad()
-            _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch]).backward()
-            optimiser.step()
-            schedule.step()
-            alive()
+
+    def loss(batch: Tensor) -> Tensor:
+        return _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch])
+
+    _descend([weight, bias], loss, len(rows), lr, epochs, seed, alive)
     return weight.detach(), bias.detach()
 
 
-def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator[Layer]:
+def _adam_of_layers(
+    rows: Float[Tensor, "clips layers dim"],
+    labels: Tensor,
+    classes: int,
+    lr: float,
+    epochs: int,
+    seed: int,
+    alive: Alive,
+) -> Float[Tensor, "layers"]:
+    """The logits of the layers' weights."""
+    weight, bias = _zeros(rows[:, 0], classes)
+    layers = torch.zeros(rows.shape[1], device=rows.device, requires_grad=True)
+
+    def loss(batch: Tensor) -> Tensor:
+        return _cross_entropy(F.linear(mix(rows[batch], layers.softmax(0)), weight, bias), labels[batch])
+
+    _descend([weight, bias, layers], loss, len(rows), lr, epochs, seed, alive)
+    return layers.detach()
+
+
+def _descend(
+    parameters: list[Tensor],
+    loss: Callable[[Tensor], Tensor],
+    rows: int,
+    lr: float,
+    epochs: int,
+    seed: int,
+    alive: Alive,
+) -> None:
+    """Adam on batches of rows, its rate decaying along a half cosine."""
+    device = parameters[0].device
+    optimiser = torch.optim.Adam(parameters, lr=lr, fused=device.type in ("cpu", "cuda"))
+    steps = epochs * -(-rows // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(rows, generator=draw).to(device).split(BATCH_SIZE):
+            optimiser.zero_grad()
+            loss(batch).backward()
+            optimiser.step()
+            schedule.step()
+            alive()
+
+
+def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator[Linear]:
     """One layer per penalty, in float64: the line search stalls on float32's rounding long before the minimum."""
     rows = rows.double()
     weight, bias = _zeros(rows, classes)
@@ -271,7 +359,7 @@ def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator
         yield weight.detach().clone(), bias.detach().clone()
 
 
-def _zeros(rows: Tensor, classes: int) -> Layer:
+def _zeros(rows: Tensor, classes: int) -> Linear:
     """The problem is convex: where it starts decides nothing."""
     weight = torch.zeros(classes, rows.shape[1], dtype=rows.dtype, device=rows.device, requires_grad=True)
     return weight, torch.zeros(classes, dtype=rows.dtype, device=rows.device, requires_grad=True)

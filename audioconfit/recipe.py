@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -13,6 +13,9 @@ RESULT_VERSION = 1
 METHODS = ("pairtune", "finetune", "frozen")
 Method = Literal["pairtune", "finetune", "frozen"]
 Metric = Literal["accuracy", "uar", "macro_f1", "map", "log_loss"]
+# What a probe reads where features have every layer: one of them (0 is what enters the first), the mean of all, or
+# their mean by weights that it learns.
+Layer = Annotated[int, Field(ge=0)] | Literal["last", "mean", "weighted"]
 
 
 class Recipe(BaseModel):
@@ -29,6 +32,7 @@ class Recipe(BaseModel):
     inner_fold: int = Field(default=0, ge=0)
     metric: Metric | None = None  # what choices go by; None: the task's own (scores.fitting)
     refit: bool = False  # train on the validation clips as well, to be handed over and not to be chosen
+    layers: Literal["last", "all"] = "last"  # whose embeddings stage 1 leaves for the probe to choose from
 
     # Stage 1.
     backbone: str
@@ -55,6 +59,7 @@ class Recipe(BaseModel):
     probe: Literal["adam", "lbfgs"] = "adam"
     probe_lr: PositiveFloat = 3e-3
     probe_epochs: PositiveInt = 100
+    probe_layer: Layer = "last"
 
     version: int = RESULT_VERSION
 
@@ -80,14 +85,14 @@ class Recipe(BaseModel):
         """
         fields = {name: value for name, value in self.settings.items() if not name.startswith("probe")}
         if self.method == "frozen":
-            fields = {name: fields[name] for name in FROZEN_FIELDS}
+            fields = {name: fields[name] for name in FROZEN_FIELDS if name in fields}
         return _hash(fields)
 
 
 # Everything that the features of an untouched backbone depend on.
 FROZEN_FIELDS = (
     *("dataset", "fingerprint", "protocol", "fold"),
-    *("backbone", "weights", "method", "chunk_seconds", "precision", "seed", "version"),
+    *("backbone", "weights", "method", "chunk_seconds", "precision", "seed", "version", "layers"),
 )
 
 
@@ -95,6 +100,8 @@ LATER = {
     "inner_fold": 0,
     "metric": None,
     "refit": False,
+    "layers": "last",
+    "probe_layer": "last",
 }  # fields that came after the first stored sweeps, and what they were before
 
 

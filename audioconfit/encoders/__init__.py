@@ -8,6 +8,8 @@ chunks and the extraction of features are in audioconfit/features.py.
 from functools import lru_cache
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
 from audioconfit import backbones
 from audioconfit.backbones import Backbone
 from audioconfit.encoders import encoder, weights
@@ -15,7 +17,7 @@ from audioconfit.encoders.encoder import Encoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["Encoder", "Unreachable", "check", "fingerprint", "load", "receptive_field"]
+__all__ = ["Encoder", "Unreachable", "check", "fingerprint", "layers", "load", "receptive_field"]
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -71,12 +73,27 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
 @lru_cache(maxsize=64)
 def receptive_field(name: str) -> int:
     """Samples that a backbone's first frame takes; shorter clips cannot be embedded. Loads and downloads no weights."""
+    config = _configuration(name)
+    return encoder.receptive_field(config.conv_kernel, config.conv_stride)
+
+
+def layers(name: str) -> tuple[int | str, ...]:
+    """What a probe can read of a backbone's layers: each by its number, 0 being what enters the first, the last, their
+    mean, and their weighted mean. Loads and downloads no weights.
+
+    Of backbones that normalise after the last layer there is no mean: the layers before are of other scales, and
+    transformers adds them up without the normalisation.
+    """
+    config = _configuration(name)
+    several = () if getattr(config, "do_stable_layer_norm", False) else ("mean", "weighted")
+    return (*range(config.num_hidden_layers), "last", *several)
+
+
+def _configuration(name: str) -> PreTrainedConfig:
     known = backbones.find(name)
     if known.source.startswith("random:"):
-        config = weights.small(known.source.removeprefix("random:"))
-    else:
-        config = weights.configuration(_folder(known) or weights.downloaded(known.source))
-    return encoder.receptive_field(config.conv_kernel, config.conv_stride)
+        return weights.small(known.source.removeprefix("random:"))
+    return weights.configuration(_folder(known) or weights.downloaded(known.source))
 
 
 def _folder(known: Backbone) -> Path | None:

@@ -30,7 +30,8 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Encoder(nn.Module):
-    """The temporal mean of a backbone's last hidden layer over the valid frames; not L2-normalised.
+    """The temporal mean of a backbone's hidden states over the valid frames, the last layer's or every layer's; not
+    L2-normalised.
 
     `normalise` brings each row to zero mean and unit variance, as the backbone was trained; None: by architecture.
     """
@@ -78,26 +79,45 @@ class Encoder(nn.Module):
                 module.__class__ = GatedAttention
 
     def forward(
-        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch dim"]:
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, "batch"] | None = None,
+        *,
+        every_layer: bool = False,
+    ) -> Float[Tensor, "batch *layers dim"]:
         """Embeddings, in float32 also under autocast (float64 for a float64 encoder).
 
         `lengths` None: every row is full, nothing is masked. Else the samples of each row that count: normalisation,
         GroupNorm, attention and the mean leave the padding out, and an embedding is that of the row alone, to 2e-6.
+        `every_layer`: an embedding per layer, of one forward pass: what enters the first layer, then what each gives.
         InputError: a row shorter than the receptive field; with SpecAugment, chunks shorter than what it masks.
         """
         self._check(waveforms, lengths)
         if lengths is None:
             inputs = standardise(waveforms) if self.normalise else waveforms
-            return at_least_float32(self.model(inputs).last_hidden_state).mean(dim=1)
+            pooled = [hidden.mean(dim=1) for hidden in self._hidden(inputs, None, every_layer)]
+        else:
+            valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+            inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
+            with self._group_norm_over(lengths):
+                states = self._hidden(inputs, valid.long(), every_layer)
+            frames = self.frame_count(lengths)[:, None]
+            counted = torch.arange(states[0].shape[1], device=waveforms.device) < frames
+            pooled = [hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames for hidden in states]
+        return torch.stack(pooled, dim=1) if every_layer else pooled[0]
 
-        valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
-        inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
-        with self._group_norm_over(lengths):
-            hidden = at_least_float32(self.model(inputs, attention_mask=valid.long()).last_hidden_state)
-        frames = self.frame_count(lengths)[:, None]
-        counted = torch.arange(hidden.shape[1], device=hidden.device) < frames
-        return hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames
+    @property
+    def layer_count(self) -> int:
+        """Embeddings that `every_layer` gives."""
+        return int(self.model.config.num_hidden_layers) + 1
+
+    def _hidden(
+        self, inputs: Float[Tensor, "batch samples"], mask: Int[Tensor, "batch samples"] | None, every_layer: bool
+    ) -> list[Float[Tensor, "batch frames dim"]]:
+        """The last hidden state, or that of every layer. The last one is normalised in backbones that do so at the end."""
+        output = self.model(inputs, attention_mask=mask, output_hidden_states=every_layer)
+        states = [*output.hidden_states[:-1], output.last_hidden_state] if every_layer else [output.last_hidden_state]
+        return [at_least_float32(hidden) for hidden in states]
 
     def frame_count(self, samples: Count) -> Count:
         """Frames of a row of n samples, one receptive field or more: (n - 400) // 320 + 1 in the real backbones."""

@@ -16,12 +16,14 @@ from transformers import PreTrainedModel
 from audioconfit import randomness
 from audioconfit.encoders.encoder import Encoder
 from audioconfit.encoders.weights import quiet
+from audioconfit.errors import InputError
 
 SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "wav2vec2": transformers.Wav2Vec2ForSequenceClassification,
     "hubert": transformers.HubertForSequenceClassification,
     "wavlm": transformers.WavLMForSequenceClassification,
 }
+NO_WEIGHT = 1e-30  # in place of 0, whose logarithm is not finite; a sum of float32 does not notice it
 
 
 def save(
@@ -32,17 +34,28 @@ def save(
     *,
     classes: Sequence[str],
     multi_label: bool = False,
+    layers: Float[Tensor, "layers"] | None = None,
 ) -> None:
     """config.json, preprocessor_config.json and model.safetensors into `folder`, which is made.
 
     `weight` and `bias` are of the encoder's embeddings as they are. transformers puts a projector in front of the mean
-    over frames; it is the identity here. With `multi_label` transformers' pipelines take a sigmoid per class.
+    over frames; it is the identity here. With `multi_label` transformers' pipelines take a sigmoid per class. `layers`:
+    the weights of the layers' mean that the classifier reads; None: the last layer alone.
+    InputError: weights of several layers of a backbone that normalises after the last one, for transformers adds that
+    layer up as it is before.
     """
+    if layers is not None and layers[-1] == 1:  # the same, and without the other layers
+        layers = None
+    if layers is not None and layers[-1] > 0 and getattr(encoder.model.config, "do_stable_layer_norm", False):
+        raise InputError(
+            f"{encoder.name} normalises after its last layer, which transformers' weighted sum of layers leaves out: "
+            "choose a single layer for the probe."
+        )
     encoder.save_configuration(folder)
     settings = json.loads((folder / "config.json").read_text())
     settings |= {
         "classifier_proj_size": encoder.dim,
-        "use_weighted_layer_sum": False,
+        "use_weighted_layer_sum": layers is not None,
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
         "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
@@ -58,4 +71,6 @@ def save(
             model.projector.bias.zero_()
             model.classifier.weight.copy_(weight)
             model.classifier.bias.copy_(bias)
+            if layers is not None:
+                model.layer_weights.copy_(layers.clamp_min(NO_WEIGHT).log())
         model.save_pretrained(folder)

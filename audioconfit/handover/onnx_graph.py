@@ -24,6 +24,7 @@ from audioconfit import classifier, files
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.classifier import Classifier
 from audioconfit.errors import InputError
+from audioconfit.features import mix
 from audioconfit.handover import card
 
 GRAPH = "model.onnx"
@@ -41,11 +42,13 @@ class _Named(nn.Module):
         self.encoder = model.encoder.eval()
         self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
         self.several = model.probe.thresholds is not None
+        self.layers = model.probe.layers
 
     def forward(
         self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch classes"]:
-        logits = F.linear(self.encoder(waveforms, lengths), self.weight, self.bias)
+        embeddings = self.encoder(waveforms, lengths, every_layer=self.layers is not None)
+        logits = F.linear(embeddings if self.layers is None else mix(embeddings, self.layers), self.weight, self.bias)
         return logits.sigmoid() if self.several else logits.softmax(1)
 
 

@@ -131,8 +131,8 @@ class Race:
 
 def finalists(cells: Sequence[Sequence[Finalist]], *, count: int) -> list[Finalist]:
     """Of each cell's recipes, best first: the best of every cell, then the best of the rest until there are `count`,
-    and all of frozen backbones, whose folds cost no training. Of recipes that share a stage 1 only the best: they
-    differ in the probe's rate alone.
+    and all of frozen backbones, whose folds cost no training. Of recipes that share a stage 1 and a layer only the
+    best: they differ in the probe's rate alone.
     """
     ranked = [_distinct(each) for each in cells]
     chosen = [each[0] for each in ranked if each]
@@ -145,10 +145,10 @@ def finalists(cells: Sequence[Sequence[Finalist]], *, count: int) -> list[Finali
 
 
 def _distinct(ranked: Sequence[Finalist]) -> list[Finalist]:
-    """The first of each stage 1, in their order."""
-    found: dict[str, Finalist] = {}
+    """The first of each stage 1 and layer, in their order."""
+    found: dict[tuple[str, int | str], Finalist] = {}
     for one in ranked:
-        found.setdefault(one.recipe.stage_key, one)
+        found.setdefault((one.recipe.stage_key, one.recipe.probe_layer), one)
     return list(found.values())
 
 

@@ -24,12 +24,13 @@ PROBE_LR_RANGE = (3e-4, 3e-2)
 @dataclass(frozen=True)
 class Space:
     """What is searched, per cell. batch size and chunk duration are categorical: stage 1 is shared by trials that agree
-    in them.
+    in them. `probe_layers`: none where only the last layer is read.
     """
 
     batch_sizes: tuple[int, ...]
     chunk_seconds: tuple[float, ...]
     probe_lr: tuple[float, float] = PROBE_LR_RANGE
+    probe_layers: tuple[int | str, ...] = ()
 
     @property
     def stage_count(self) -> int:
@@ -41,7 +42,8 @@ class Space:
         rate.
         """
         low, high = self.probe_lr
-        return {
+        layer = {"probe_layer": "last"} if self.probe_layers else {}
+        return layer | {
             "batch_size": max(self.batch_sizes),
             "chunk_seconds": max(self.chunk_seconds),
             "probe_lr": (low * high) ** 0.5,
@@ -70,11 +72,13 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """All that its trials have in common, as JSON reads it back: where it differs, they cannot be compared."""
-        searched = {
+        searched: dict[str, Any] = {
             "batch_sizes": self.space.batch_sizes,
             "chunk_seconds": self.space.chunk_seconds,
             "probe_lr": self.space.probe_lr,
         }
+        if self.space.probe_layers:
+            searched["probe_layers"] = self.space.probe_layers
         fixed = {name: value for name, value in self.base.settings.items() if name not in ("batch_size", *searched)}
         return dict(json.loads(json.dumps(fixed | searched)))
 
@@ -182,9 +186,11 @@ def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:
 
 def _space(plan: Plan, task: Task, backbone: str) -> Space:
     kept, split = method.embeddable(backbone, task.waveforms), task.split
+    all_layers = plan.settings.get("layers") == "all"
     if kept is not task.waveforms:
         split = splits.split(kept.corpus, protocol=plan.protocol)
     return Space(
         batch_sizes=plan.batch_sizes or choices.batch_sizes(split),
         chunk_seconds=plan.chunks or choices.chunk_seconds(kept, split),
+        probe_layers=encoders.layers(backbone) if all_layers else (),
     )

@@ -19,7 +19,7 @@ PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
 # Numbers of the recipe that no other flag sets and no search varies.
 SETTINGS = (
     *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps"),
-    *("augment", "spec_augment", "layer_drop", "precision", "probe_epochs"),
+    *("augment", "spec_augment", "layer_drop", "layers", "precision", "probe_epochs"),
 )
 
 

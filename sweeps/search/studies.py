@@ -44,11 +44,14 @@ class Asked:
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """The space in Optuna's terms."""
-    return {
+    searched: dict[str, BaseDistribution] = {
         "batch_size": CategoricalDistribution(space.batch_sizes),
         "chunk_seconds": CategoricalDistribution(space.chunk_seconds),
         "probe_lr": FloatDistribution(*space.probe_lr, log=True),
     }
+    if space.probe_layers:
+        searched["probe_layer"] = CategoricalDistribution(space.probe_layers)
+    return searched
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,10 @@ def _stage_two(
             store.publish_test_features(recipe.stage_key, test)
         result = method.evaluate(result, probes, test, split, device=device)
     spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
+    if assignment.reads_test and recipe.layers == "all" and not recipe.refit:
+        by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
+        figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
+        files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
     _write(assignment, result, probes.linear, spent)
     return method.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
 

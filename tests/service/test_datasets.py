@@ -11,6 +11,7 @@ from rich.console import Console
 from audioconfit import audio, synthesis
 from audioconfit.errors import InputError
 from sweeps.request import cells, datasets, flags, resuming
+from sweeps.search import studies
 from sweeps.request.plan import Plan
 
 CONSOLE = Console(quiet=True)
@@ -37,6 +38,19 @@ def test_a_sweep_does_not_go_on_with_another_column(tmp_path: Path) -> None:
     assert audio.load(begun.prepared).corpus == begun.waveforms.corpus
     with pytest.raises(InputError, match="fingerprint was"):
         resuming.reconcile(tmp_path, made)
+
+
+def test_the_layer_is_searched_where_features_have_every_one(tmp_path: Path) -> None:
+    words = ("--label-column", "pitch")
+    last, every = (plan_of(tmp_path, *words, *more) for more in ((), ("--set", "layers=all")))
+    (task,) = datasets.prepare(last, CONSOLE)
+    (plain,), (layered,) = (cells.lay_out(plan, [task]) for plan in (last, every))
+    assert plain.space.probe_layers == ()
+    assert "layers" not in plain.settings
+    assert layered.space.probe_layers == (0, 1, "last", "mean", "weighted")
+    assert layered.space.first_guess()["probe_layer"] == "last"
+    assert studies.distributions(layered.space).keys() - studies.distributions(plain.space).keys() == {"probe_layer"}
+    assert layered.settings["probe_layers"] == [0, 1, "last", "mean", "weighted"]
 
 
 def test_columns_are_named_for_own_data_only(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_a_probe_at_work_is_not_silent(assignment: Assignment, monkeypatch: pyte
     work.work(assignment, tell)
     assert signs(told) == 3 * 1 + 1  # steps of the probe, blocks of neighbours
     assert told[-1][1]["ended"]
+
+
+def test_a_confirmation_of_every_layer_says_what_each_is_worth(assignment: Assignment) -> None:
+    recipe = assignment.recipe.model_copy(update={"layers": "all", "probe_layer": 0})
+    confirmed = replace(assignment, recipe=recipe, reads_test=True)
+    work.work(confirmed, lambda step, metrics: True)
+    by_layer = json.loads((confirmed.folder / "layers.json").read_text())
+    assert list(by_layer) == ["0", "1", "last", "mean", "weighted"]
+    result = json.loads((confirmed.folder / "result.json").read_text())
+    assert by_layer["0"] == result["metrics"]["valid_score"]
+    assert (confirmed.folder / "layers.png").exists()
 
 
 def on_rank(rank: int, port: int, assignment: Assignment) -> None:
