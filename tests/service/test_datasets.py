@@ -11,8 +11,8 @@ from rich.console import Console
 from audioconfit import audio, synthesis
 from audioconfit.errors import InputError
 from sweeps.request import cells, datasets, flags, resuming
-from sweeps.search import studies
 from sweeps.request.plan import Plan
+from sweeps.search import studies
 
 CONSOLE = Console(quiet=True)
 
