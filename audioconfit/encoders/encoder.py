@@ -114,7 +114,7 @@ class Encoder(nn.Module):
     def _hidden(
         self, inputs: Float[Tensor, "batch samples"], mask: Int[Tensor, "batch samples"] | None, every_layer: bool
     ) -> list[Float[Tensor, "batch frames dim"]]:
-        """The last hidden state, or that of every layer, of which the last one is normalised where the backbone does so."""
+        """The last hidden state, or that of every layer; the last one is normalised where the backbone does so."""
         output = self.model(inputs, attention_mask=mask, output_hidden_states=every_layer)
         states = [*output.hidden_states[:-1], output.last_hidden_state] if every_layer else [output.last_hidden_state]
         return [at_least_float32(hidden) for hidden in states]
