@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from audioconfit import files
@@ -19,6 +20,7 @@ from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import (
     GatedAttention,
     ValidGroupNorm,
+    ValidPositions,
     at_least_float32,
     convolve_on_gpu,
     standardise,
@@ -27,6 +29,13 @@ from audioconfit.encoders.weights import quiet
 from audioconfit.errors import InputError
 
 Count = TypeVar("Count", int, Tensor)
+
+# transformers' layers and ours in their place: exact with padding, or faster.
+EXACT: dict[type[nn.Module], type[nn.Module]] = {
+    nn.GroupNorm: ValidGroupNorm,
+    Data2VecAudioPositionalConvLayer: ValidPositions,
+    WavLMAttention: GatedAttention,
+}
 
 
 class Encoder(nn.Module):
@@ -69,14 +78,14 @@ class Encoder(nn.Module):
         setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010
         # The same mask as transformers' own, which puts a number from the CPU into a tensor of the GPU and waits.
         setattr(model, "_get_feature_vector_attention_mask", partial(_valid_frames, config))  # noqa: B010
-        positional: Any = model.get_submodule("encoder.pos_conv_embed.conv")
-        setattr(positional, "forward", partial(convolve_on_gpu, positional))  # noqa: B010  (its class is weight_norm's)
+        for module in model.get_submodule("encoder.pos_conv_embed").modules():
+            if isinstance(module, nn.Conv1d):  # its class is weight_norm's
+                setattr(module, "forward", partial(convolve_on_gpu, module))  # noqa: B010
         for module in model.modules():
             # Only the class changes, not the parameters and their names: checkpoints remain transformers' own.
-            if isinstance(module, nn.GroupNorm):
-                module.__class__ = ValidGroupNorm
-            elif isinstance(module, WavLMAttention):
-                module.__class__ = GatedAttention
+            for plain, exact in EXACT.items():
+                if isinstance(module, plain):
+                    module.__class__ = exact
 
     def forward(
         self,
@@ -99,7 +108,7 @@ class Encoder(nn.Module):
         else:
             valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
             inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
-            with self._group_norm_over(lengths):
+            with self._only_valid(lengths):
                 states = self._hidden(inputs, valid.long(), every_layer)
             frames = self.frame_count(lengths)[:, None]
             counted = torch.arange(states[0].shape[1], device=waveforms.device) < frames
@@ -160,17 +169,24 @@ class Encoder(nn.Module):
             )
 
     @contextlib.contextmanager
-    def _group_norm_over(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
-        """Within, GroupNorm takes its statistics over the steps that lie in the valid samples."""
+    def _only_valid(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
+        """Within, GroupNorm takes its statistics over the steps that lie in the valid samples, and stacked positional
+        convolutions see the valid frames.
+        """
         norms = [module for module in self.modules() if isinstance(module, ValidGroupNorm)]
+        positions = [module for module in self.modules() if isinstance(module, ValidPositions)]
         config = self.model.config
         for norm in norms:  # one at most, behind the first convolution
             norm.steps = _steps(lengths, config.conv_kernel[:1], config.conv_stride[:1])
+        for layer in positions:
+            layer.frames = self.frame_count(lengths)
         try:
             yield
         finally:
             for norm in norms:
                 norm.steps = None
+            for layer in positions:
+                layer.frames = None
 
     def _backbone_config(self) -> dict[str, object]:
         """The backbone's own configuration, without what this encoder switched off."""

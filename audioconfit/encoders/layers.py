@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 
@@ -29,6 +30,21 @@ class ValidGroupNorm(nn.GroupNorm):
         centred = hidden - mean
         variance = (centred.square() * valid).sum(dim=-1, keepdim=True) / count
         return torch.addcmul(self.bias[:, None], centred * torch.rsqrt(variance + self.eps), self.weight[:, None])
+
+
+class ValidPositions(Data2VecAudioPositionalConvLayer):
+    """One of data2vec's stacked positional convolutions, over the first `frames` of each row; over all of them where
+    `frames` is None. Each layer's output is no zero in the padding, and the next one would read it.
+    """
+
+    frames: Int[Tensor, "batch"] | None = None
+
+    def forward(self, hidden_states: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim time"]:
+        found: Tensor = super().forward(hidden_states)
+        if self.frames is None:
+            return found
+        counted = torch.arange(found.shape[-1], device=found.device) < self.frames[:, None]
+        return found * counted[:, None]
 
 
 def convolve_on_gpu(

@@ -22,6 +22,9 @@ SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "wav2vec2": transformers.Wav2Vec2ForSequenceClassification,
     "hubert": transformers.HubertForSequenceClassification,
     "wavlm": transformers.WavLMForSequenceClassification,
+    "unispeech": transformers.UniSpeechForSequenceClassification,
+    "unispeech-sat": transformers.UniSpeechSatForSequenceClassification,
+    "data2vec-audio": transformers.Data2VecAudioForSequenceClassification,
 }
 NO_WEIGHT = 1e-30  # in place of 0, whose logarithm is not finite; a sum of float32 does not notice it
 

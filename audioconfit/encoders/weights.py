@@ -34,10 +34,23 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
     "hubert": (transformers.HubertConfig, transformers.HubertModel),
     "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
+    "unispeech": (transformers.UniSpeechConfig, transformers.UniSpeechModel),
+    "unispeech-sat": (transformers.UniSpeechSatConfig, transformers.UniSpeechSatModel),
+    "data2vec-audio": (transformers.Data2VecAudioConfig, transformers.Data2VecAudioModel),
+}
+
+SPECTROGRAMS = "it reads spectrograms, not waveforms"
+# Why others, which people do try, are not taken.
+REFUSED = {
+    "wav2vec2-conformer": "its batch normalisation makes an embedding depend on its batch",
+    **dict.fromkeys(("sew", "sew-d"), "it pools frames within, padding included"),
+    **dict.fromkeys(("wav2vec2-bert", "whisper", "audio-spectrogram-transformer", "clap"), SPECTROGRAMS),
 }
 
 # The parts of a body as a checkpoint names them, behind the body's own name where a head is saved with it.
-BODY = re.compile(r"((wav2vec2|hubert|wavlm)\.)?(feature_extractor\.conv_layers|feature_projection|encoder)\.")
+BODY = re.compile(
+    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio)\.)?(feature_extractor\.conv_layers|feature_projection|encoder)\."
+)
 
 
 class Unreachable(InputError):  # noqa: N818  (what happened, not what kind of thing it is)
@@ -77,7 +90,12 @@ def configuration(folder: Path | None) -> PreTrainedConfig:
         return transformers.Wav2Vec2Config()
     settings = _read_json(folder / "config.json")
     if (architecture := settings.get("model_type")) not in ARCHITECTURES:
-        raise InputError(f"{folder} holds a {architecture!r} model; choose one of {', '.join(ARCHITECTURES)}.")
+        own = "it wants code of its own to be run" if "auto_map" in settings else ""
+        reason = REFUSED.get(str(architecture), own)
+        raise InputError(
+            f"{folder} holds a {architecture!r} model{reason and f' ({reason})'}; choose one of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
     if settings.get("add_adapter", False):  # HuBERT has no such setting
         raise InputError(f"{folder} has an adapter behind its encoder (add_adapter): choose a backbone without.")
     # Some files on the hub have it on: a step then costs a second forward pass, which `micro_batch` buys where needed.

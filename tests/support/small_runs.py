@@ -26,7 +26,7 @@ class Listener(Encoder):
         self.weight = nn.Parameter(torch.randn(16, self.dim, generator=draw) / 4)
         self.dropout = dropout
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = False) -> Tensor:
         spectrum = waveforms[:, :160].unflatten(1, (16, 10)).mean(2) * 10
         return nn.functional.dropout((spectrum @ self.weight).tanh(), self.dropout, self.training)
 

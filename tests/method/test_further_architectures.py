@@ -1,0 +1,83 @@
+"""Architectures beside the paper's three: exact with padding, trained, saved and handed over like these."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_classifiers
+import tiny_encoders
+import torch
+import transformers
+from tiny_encoders import LARGE, encoder_of, noise, shift
+
+from audioconfit import encoders, finetune, pairtune
+from audioconfit.classifier import Classifier
+from audioconfit.errors import InputError
+
+ARCHITECTURES = ["unispeech", "unispeech-sat", "data2vec-audio"]
+
+
+def made(architecture: str, *, large: bool = False) -> encoders.Encoder:
+    stacked = {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7} if architecture == "data2vec-audio" else {}
+    return encoder_of(architecture, **stacked, **(LARGE if large else {}))
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_embedding_is_that_of_its_clip_alone(architecture: str, large: bool) -> None:
+    encoder = made(architecture, large=large)
+    lengths = torch.tensor([9000, 5000, 3000])
+    waveforms = noise(3, 9000)
+    with torch.no_grad():
+        together = encoder(waveforms, lengths, every_layer=True)
+        full = encoder(waveforms, torch.tensor([9000] * 3))
+        unmasked = encoder(waveforms)
+        for row, length in enumerate(lengths):
+            alone = encoder(waveforms[row : row + 1, :length], every_layer=True)
+            assert shift(together[row], alone[0]) < 2e-6
+    assert shift(full, unmasked) < 2e-6
+
+
+@pytest.mark.parametrize("method", [pairtune, finetune])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_methods_train_it(architecture: str, method: object) -> None:
+    told = tiny_encoders.losses_of(made(architecture), method)
+    assert told[-1] < 0.8 * told[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_is_saved_loaded_and_named_as_transformers_does(architecture: str, tmp_path: Path) -> None:
+    ours, path = tiny_classifiers.made(architecture), tiny_classifiers.recording(tmp_path)
+    ours.save(tmp_path / "out")
+    expected = ours.probabilities(path)
+    torch.testing.assert_close(Classifier.load(tmp_path / "out").probabilities(path), expected, rtol=0, atol=1e-6)
+    samples = {"raw": noise(9600).mul(0.1).numpy(), "sampling_rate": 16_000}
+    classify = transformers.pipeline("audio-classification", model=str(tmp_path / "out"), device="cpu")
+    said = {row["label"]: row["score"] for row in classify(samples, top_k=None)}
+    torch.testing.assert_close(torch.tensor([said[name] for name in ours.classes]), expected, rtol=0, atol=1e-4)
+    assert encoders.layers(str(tmp_path / "out"))[-1] == "weighted"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_checkpoint_with_a_head_or_of_another_depth_is_told_by_its_names(architecture: str, tmp_path: Path) -> None:
+    tiny_classifiers.made(architecture).save(tmp_path / "out")  # the body's names have the body's own name before them
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1}))
+    with pytest.raises(InputError, match=r"do not fit its config\.json"):
+        encoders.load(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model_type": "wav2vec2-conformer"}, "its batch normalisation makes an embedding depend on its batch"),
+        ({"model_type": "whisper"}, "it reads spectrograms, not waveforms"),
+        ({"model_type": "sew"}, "it pools frames within, padding included"),
+        ({"model_type": "mert_model", "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}}, "code of its own"),
+        ({"model_type": "bert"}, "choose one of wav2vec2, hubert, wavlm, unispeech, unispeech-sat, data2vec-audio"),
+    ],
+)
+def test_others_are_refused_with_the_reason(settings: dict[str, object], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=reason):
+        encoders.check(str(tmp_path))
