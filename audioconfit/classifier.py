@@ -56,7 +56,7 @@ class Classifier:
     probe: Probe
     chunk_seconds: float
     classes: tuple[str, ...]
-    about: dict[str, Any] = field(default_factory=dict)  # `method.summary` of the run it is of, where that is known
+    about: dict[str, Any] = field(default_factory=dict)  # `results.summary` of the run it is of, where that is known
 
     @property
     def scores(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audioconfit import audio, backbones, choices, corpora, encoders, method, splits
+from audioconfit import audio, backbones, choices, corpora, encoders, method, results, splits
 from audioconfit.audio import Waveforms
 from audioconfit.classifier import Classifier
 from audioconfit.corpora import Columns, Corpus
@@ -88,7 +88,7 @@ def _fit(recipe: Recipe, waveforms: Waveforms, device: str, report: method.Repor
     probes, result = method.fit_probe(recipe, stage.train, stage.valid, split, head=stage.head, device=device)
     test = method.features_of_test(recipe, stage.encoder, waveforms, device=device)
     result = method.evaluate(result, probes, test, split, device=device)
-    about = method.summary(result) | {"protocol": split.protocol}
+    about = results.summary(result) | {"protocol": split.protocol}
     return Classifier(stage.encoder.cpu().eval(), probes.linear, recipe.chunk_seconds, split.classes, about)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from audioconfit import audio, figures, files, method, ranks
+from audioconfit import audio, figures, files, method, ranks, results
 from audioconfit.audio import Waveforms
-from audioconfit.method import Result
 from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
+from audioconfit.results import Result
 from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
 from sweeps.faults import Halted
@@ -115,7 +115,7 @@ def _stage_two(
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
         files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
     _write(assignment, result, probes.linear, spent)
-    return method.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
+    return results.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
 
 
 def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str, float]) -> None:
@@ -128,7 +128,7 @@ def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str
     if shown.confusion is not None:
         figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
     # Last: a trial that has a result is done.
-    files.write(folder / RESULT, json.dumps(method.summary(result) | spent, indent=2))
+    files.write(folder / RESULT, json.dumps(results.summary(result) | spent, indent=2))
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from audioconfit import audio, corpora, encoders, method
+from audioconfit import audio, corpora, encoders, method, results
 from audioconfit.audio import Waveforms
 from audioconfit.recipe import Recipe
 
@@ -59,7 +59,7 @@ def test_training_learns_what_the_frozen_backbone_does_not(waveforms: Waveforms,
     assert result is not None
     assert result.test is not None
     assert result.test.accuracy >= 0.8
-    assert method.metrics(result)["test_score"] == result.test.accuracy
+    assert results.metrics(result)["test_score"] == result.test.accuracy
 
 
 def test_equal_recipes_give_equal_results_bit_for_bit(waveforms: Waveforms) -> None:
