@@ -16,6 +16,7 @@ from audioconfit import (
     features,
     finetune,
     folds,
+    neighbours,
     pairtune,
     predictions,
     probe,
@@ -29,7 +30,8 @@ from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 from audioconfit.features import Features
-from audioconfit.probe import KnnProbe, Probe
+from audioconfit.neighbours import KnnProbe
+from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
 from audioconfit.results import Result
 from audioconfit.splits import Split
@@ -175,18 +177,22 @@ def fit_probe(
         kind=recipe.probe,
         seed=recipe.seed,
         layer=recipe.probe_layer,
+        thresholds=recipe.probe_thresholds,
         metric=recipe.metric,
         device=device,
         alive=alive,
     )
     read = train.mixed(linear.layers), valid.mixed(linear.layers)
-    knn = probe.fit_knn(*read, classes=split.classes, metric=recipe.metric, device=device, alive=alive)
+    knn = neighbours.fit(
+        *read, classes=split.classes, k=recipe.probe_k, metric=recipe.metric, device=device, alive=alive
+    )
     predicted = predictions.of(split.valid, valid.labels, linear.logits(valid.embeddings))
     return Probes(linear, knn, head), Result(
         recipe,
         split.classes,
         valid=scores.score(predicted.labels, predicted.logits, split.classes),
         valid_knn=knn.valid_score,
+        k=knn.k,
         predictions={"valid": predicted},
         intervals={"valid": bootstrap.intervals(predicted)},
         head={} if head is None else {"valid": head.score(valid)},
@@ -308,7 +314,7 @@ def _validate(
         _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS)
         for side in ("train", "valid")
     )
-    knn = probe.fit_knn(train, valid, classes=split.classes, metric=recipe.metric, device=device)
+    knn = neighbours.fit(train, valid, classes=split.classes, metric=recipe.metric, device=device)
     return {"valid_knn": knn.valid_score}
 
 

@@ -1,4 +1,4 @@
-"""Probe: stage 2. A linear layer, or nearest neighbours, on the frozen features of the train clips.
+"""Probe: stage 2. A linear layer on the frozen features of the train clips.
 
 Features are standardised by the training mean and deviation: their scale decides which learning rates work (unit-norm
 features used raw reach 0.06 where standardised ones reach 0.62), so a searched rate would otherwise be a property of
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,15 +27,13 @@ from audioconfit.recipe import Layer
 from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
-NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 BATCH_SIZE = 64  # of Adam
-BLOCK = 256  # clips whose neighbours are looked for, or whose votes are counted, at a time
 
 Alive = Callable[[], object]  # called many times a second while a probe is at work
 
 
-def _silent() -> None:
-    pass
+def silent() -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +115,10 @@ def fit(
     kind: str = "adam",
     seed: int = 0,
     layer: Layer = "last",
+    thresholds: Sequence[float] | None = None,
     metric: str | None = None,
     device: torch.device | str = "cpu",
-    alive: Alive = _silent,
+    alive: Alive = silent,
 ) -> Probe:
     """The linear probe of these features, the same for the same seed; computed on `device`, handed over on the CPU.
     `alive` is called after each of its steps.
@@ -127,7 +126,7 @@ def fit(
     kind "adam": Adam on batches drawn from `seed`, its rate decaying from `lr` to 0 along a half cosine. "lbfgs": the
     minimum of the mean cross-entropy + penalty / 2 |weight|^2 for each of PENALTIES, and of these the best on
     validation by `metric`; lr, epochs and seed play no part. Label sets (0/1 rows) take a sigmoid per
-    class, and the thresholds with the best F1 on validation.
+    class, and `thresholds`, or those with the best F1 on validation.
 
     Of features of every layer it reads the one that `layer` names, their mean, or their mean by weights that are
     learned first (`weigh_layers`).
@@ -155,7 +154,9 @@ def fit(
     best = max(probes, key=lambda probe: _on(valid, probe, metric))
     if train.labels.ndim == 1:
         return replace(best, layers=read)
-    return replace(best, thresholds=_thresholds(best.logits(valid.embeddings), valid.labels), layers=read)
+    if thresholds is None:
+        return replace(best, thresholds=best_thresholds(best.logits(valid.embeddings), valid.labels), layers=read)
+    return replace(best, thresholds=torch.tensor(thresholds), layers=read)
 
 
 def layer_weights(layer: Layer, count: int) -> Float[Tensor, "layers"]:
@@ -176,7 +177,7 @@ def weigh_layers(
     epochs: int,
     seed: int,
     device: torch.device | str = "cpu",
-    alive: Alive = _silent,
+    alive: Alive = silent,
 ) -> Float[Tensor, "layers"]:
     """How much each layer tells: a softmax over the layers, learned with a linear layer on their weighted mean (SUPERB,
     Yang et al. 2021) by Adam, from equal weights on. The linear layer is thrown away.
@@ -191,95 +192,6 @@ def _moments(embeddings: Float[Tensor, "clips dim"]) -> tuple[Float[Tensor, "dim
     """Mean and deviation. A dimension that never changes says nothing; its rounding errors should not either."""
     deviation = embeddings.std(0, unbiased=False)
     return embeddings.mean(0), deviation.where(deviation > 1e-6 * deviation.max(), torch.ones(()))
-
-
-@dataclass(frozen=True)
-class KnnProbe:
-    """The vote of the k train clips of highest cosine similarity: local structure beside the linear probe's global."""
-
-    classes: tuple[str, ...]
-    embeddings: Float[Tensor, "train dim"]  # of unit length
-    targets: Float[Tensor, "train classes"]  # 0/1
-    k: int
-    several: bool  # labels per clip
-    valid_score: float  # what `k` was chosen by
-
-    def logits(
-        self, embeddings: Float[Tensor, "clips dim"], *, device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "clips classes"]:
-        """Each class' share of the votes, equal ones ordered by similarity; for label sets, above 0 from a half on."""
-        (nearest,) = _nearest(embeddings, self.embeddings, (self.k,), device=device)
-        return self._counted(nearest, device)
-
-    def score(self, side: Features, *, metric: str | None = None, device: torch.device | str = "cpu") -> float:
-        """By `metric`, higher being better. Votes are no probabilities: where it is the log loss, by accuracy."""
-        return self._worth(self.logits(side.embeddings, device=device), side, metric)
-
-    def _counted(self, nearest: "Nearest", device: torch.device | str) -> Float[Tensor, "clips classes"]:
-        # In blocks: the votes of all clips at once are clips x k x classes numbers.
-        targets = self.targets.to(device)
-        blocks = zip(nearest.similarity.split(BLOCK), nearest.rows.split(BLOCK), strict=True)
-        return torch.cat([self._votes(similarity, targets[rows]).cpu() for similarity, rows in blocks])
-
-    def _votes(self, similarity: Tensor, targets: Tensor) -> Tensor:
-        # A similarity lies in [-1, 1]: all together weigh less than half a vote.
-        closeness = (targets * (1 + similarity[..., None])).sum(1) / (4 * self.k + 1)
-        shares = (targets.sum(1) + closeness) / self.k
-        return shares - 0.5 if self.several else shares
-
-    def _worth(self, logits: Float[Tensor, "clips classes"], side: Features, metric: str | None) -> float:
-        judged = scores.score(side.labels, logits, self.classes)
-        return judged.under("accuracy" if metric == "log_loss" else metric)
-
-
-def fit_knn(
-    train: Features,
-    valid: Features,
-    *,
-    classes: Sequence[str],
-    metric: str | None = None,
-    device: torch.device | str = "cpu",
-    alive: Alive = _silent,
-) -> KnnProbe:
-    """Nearest neighbours on the same features (cosine), k of NEIGHBOURS chosen on validation by `metric`, the smaller
-    of equals; computed on `device`, handed over on the CPU. `alive` is called after each block of clips.
-    """
-    several = train.labels.ndim == 2
-    targets = train.labels.float() if several else F.one_hot(train.labels, len(classes)).float()
-    unit = F.normalize(train.embeddings, dim=1)
-    counts = [k for k in NEIGHBOURS if k <= len(unit)]
-    probes = []
-    for k, nearest in zip(counts, _nearest(valid.embeddings, unit, counts, device=device, alive=alive), strict=True):
-        probe = KnnProbe(tuple(classes), unit, targets, k, several, valid_score=0.0)
-        probes.append(replace(probe, valid_score=probe._worth(probe._counted(nearest, device), valid, metric)))
-    return max(probes, key=lambda probe: probe.valid_score)
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The k most similar rows of each clip, the most similar first."""
-
-    similarity: Float[Tensor, "clips k"]
-    rows: Int[Tensor, "clips k"]
-
-
-def _nearest(
-    embeddings: Float[Tensor, "clips dim"],
-    unit: Float[Tensor, "rows dim"],
-    counts: Sequence[int],
-    *,
-    device: torch.device | str,
-    alive: Alive = _silent,
-) -> list[Nearest]:
-    """For each k of `counts`; the similarities are computed once for all of them."""
-    found: list[list[tuple[Tensor, Tensor]]] = []
-    unit = unit.to(device)
-    for block in F.normalize(embeddings, dim=1).split(BLOCK):
-        similarity = block.to(device) @ unit.T
-        # Not the first k of the most that are asked for: which of equals comes first depends on k.
-        found.append([tuple(similarity.topk(k, dim=1)) for k in counts])
-        alive()
-    return [Nearest(*map(torch.cat, zip(*blocks, strict=True))) for blocks in zip(*found, strict=True)]
 
 
 Linear = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
@@ -378,7 +290,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
-def _thresholds(
+def best_thresholds(
     logits: Float[Tensor, "clips classes"], labels: Float[Tensor, "clips classes"]
 ) -> Float[Tensor, "classes"]:
     """Per class, the logit above which predicting it gives the best F1 on these clips; 0 for a class without clips."""

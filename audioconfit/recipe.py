@@ -60,6 +60,9 @@ class Recipe(BaseModel):
     probe_lr: PositiveFloat = 3e-3
     probe_epochs: PositiveInt = 100
     probe_layer: Layer = "last"
+    # Of a refit, which has no clips left to choose them on: those of its folds.
+    probe_thresholds: tuple[float, ...] | None = None  # by class, of label sets
+    probe_k: PositiveInt | None = None
 
     version: int = RESULT_VERSION
 
@@ -102,6 +105,8 @@ LATER = {
     "refit": False,
     "layers": "last",
     "probe_layer": "last",
+    "probe_thresholds": None,
+    "probe_k": None,
 }  # fields that came after the first stored sweeps, and what they were before
 
 

@@ -22,6 +22,7 @@ class Result:
     classes: tuple[str, ...]
     valid: Scores
     valid_knn: float
+    k: int  # neighbours that the kNN probe asks
     predictions: Mapping[str, Predictions]
     intervals: Mapping[str, Mapping[str, Interval]]
     head: Mapping[str, Scores]  # FineTune's own, by side; empty for the other methods
@@ -67,6 +68,7 @@ def summary(result: Result) -> dict[str, Any]:
         "recipe": result.recipe.model_dump(mode="json"),
         "metrics": metrics(result),
         "classes": result.classes,
+        "k": result.k,
         "confusion": {"side": side, "counts": shown.confusion},
         "groups": {
             name: {"clips": clips, "accuracy": right} for name, (clips, right) in _by_group(result, side).items()

@@ -15,7 +15,7 @@ from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
 from sweeps.identity import Identity
 from sweeps.interrupt import on_interrupt
-from sweeps.outcome import confirmation, race, registry, runs, selection
+from sweeps.outcome import confirmation, race, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
@@ -266,17 +266,17 @@ class Sweep:
                 confirmation.train_again(self.slots.serve(lambda: 1), winner.best_run)
             why, refit = selection.explain(winner, rivals, raced), None
             if self.plan.refit:
-                refit = self._refit(winner)
+                refit = self._refit(winner, raced)
                 score = refit.read_metrics()["test_score"]
                 why += f" Handed over: trained once more on train and valid, {score:.4f} on test."
             crowned.append(registry.register(self.tracker, self.store, winner, why, race=raced, refit=refit))
         self._tidy(candidates)
         return crowned
 
-    def _refit(self, winner: Candidate) -> Assignment:
+    def _refit(self, winner: Candidate, raced: Race | None) -> Assignment:
         """The winner's best run once more on train and valid."""
         cell = next(cell for cell in self.cells if cell.name == winner.cell)
-        recipe = winner.best_run.recipe.model_copy(update={"refit": True})
+        recipe = refitting.recipe(winner, raced)
         again = runs.REFIT.assignment(cell, recipe, self.plan.folder, self.plan.micro_batch)
         if not again.is_done:
             failures = runs.carry_out(runs.REFIT, self.slots.serve(lambda: 1), [(cell, again)], self.tracker)

@@ -131,9 +131,11 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
     for note in (*waveforms.corpus.notes, *_copies(waveforms.corpus)):
         console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
     split = splits.split(waveforms.corpus, protocol=plan.protocol)
-    if plan.refit and (split.multi_label or plan.probe != "adam"):
-        choice = f"the thresholds of {corpus.name}" if split.multi_label else "the penalty of --probe lbfgs"
-        raise InputError(f"--refit leaves no clips for {choice}, which must be chosen on clips that were not learned.")
+    if plan.refit and plan.probe != "adam":
+        raise InputError(
+            "--refit leaves no clips for the penalty of --probe lbfgs, which must be chosen on clips that were not "
+            "learned. Leave out one of the two."
+        )
     inner = folds.cut(split)
     for note in (*_crossing(waveforms.corpus, split), *_notes(plan, split, inner)):
         console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")

@@ -10,7 +10,7 @@ import torch
 from material import shift
 from torch import Tensor
 
-from audioconfit import caching, encoders, features, finetune, losses, mining, pairtune, probe
+from audioconfit import caching, encoders, features, finetune, losses, mining, neighbours, pairtune, probe
 from audioconfit.batches import Batch
 
 pytestmark = pytest.mark.gpu
@@ -149,8 +149,8 @@ def test_a_probe_is_the_one_of_the_cpu(kind: Any, several: bool, device: torch.d
     expected, found = fit(), fit(device=device)
     assert found.weight.device.type == "cpu"
     assert shift(found.logits(rows), expected.logits(rows)) < 1e-3
-    neighbours = partial(probe.fit_knn, train, valid, classes=("a", "b", "c", "d"))
-    near, near_found = neighbours(), neighbours(device=device)
+    vote = partial(neighbours.fit, train, valid, classes=("a", "b", "c", "d"))
+    near, near_found = vote(), vote(device=device)
     assert near_found.embeddings.device.type == "cpu"
     assert near_found.k == near.k
     assert shift(near_found.logits(rows, device=device), near.logits(rows)) < 1e-3

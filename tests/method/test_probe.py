@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audioconfit import probe, scores
+from audioconfit import neighbours, probe, scores
 from audioconfit.features import Features
 
 CLASSES = ("a", "b", "c")
@@ -34,7 +34,7 @@ def features(embeddings: Tensor, labels: Tensor) -> Features:
     return Features(embeddings=embeddings, keys=tuple(map(str, range(len(labels)))), labels=labels)
 
 
-def accuracy(fitted: probe.Probe | probe.KnnProbe, test: Features) -> float:
+def accuracy(fitted: probe.Probe | neighbours.KnnProbe, test: Features) -> float:
     return scores.score(test.labels, fitted.logits(test.embeddings), CLASSES).headline
 
 
@@ -150,7 +150,8 @@ def test_neighbours_vote() -> None:
     train = features(torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0, 0, 0, 1]))
     at_60 = torch.tensor([[0.5, 0.75**0.5]])
     votes = {
-        k: probe.KnnProbe(CLASSES[:2], train.embeddings, F.one_hot(train.labels).float(), k, False, 0.0) for k in (1, 3)
+        k: neighbours.KnnProbe(CLASSES[:2], train.embeddings, F.one_hot(train.labels).float(), k, False, 0.0)
+        for k in (1, 3)
     }
     assert votes[1].logits(at_60).argmax().item() == 1
     assert votes[3].logits(at_60).argmax().item() == 0
@@ -158,15 +159,15 @@ def test_neighbours_vote() -> None:
 
 def test_equal_votes_go_to_the_nearer() -> None:
     train = features(torch.eye(2), torch.tensor([0, 1]))
-    votes = probe.KnnProbe(CLASSES[:2], train.embeddings, F.one_hot(train.labels).float(), 2, False, 0.0)
+    votes = neighbours.KnnProbe(CLASSES[:2], train.embeddings, F.one_hot(train.labels).float(), 2, False, 0.0)
     assert votes.logits(torch.tensor([[0.6, 0.8], [0.8, 0.6]])).argmax(1).tolist() == [1, 0]
 
 
 def test_k_is_chosen_on_validation() -> None:
     train, valid = blobs(60, seed=0, noise=0.8), blobs(90, seed=1, noise=0.8)
-    fitted = probe.fit_knn(train, valid, classes=CLASSES)
+    fitted = neighbours.fit(train, valid, classes=CLASSES)
     assert fitted.valid_score == accuracy(fitted, valid)
-    assert fitted.k in probe.NEIGHBOURS
+    assert fitted.k in neighbours.NEIGHBOURS
     assert fitted.k > 1  # so noisy that one neighbour is a bad adviser
 
 
@@ -183,7 +184,7 @@ class Products(TorchDispatchMode):
 def test_the_similarities_are_computed_once_for_all_k() -> None:
     beats: list[int] = []
     with Products() as products:
-        knn = probe.fit_knn(blobs(90, seed=0), blobs(600, seed=1), classes=CLASSES, alive=lambda: beats.append(1))
+        knn = neighbours.fit(blobs(90, seed=0), blobs(600, seed=1), classes=CLASSES, alive=lambda: beats.append(1))
     assert len(beats) == products.count == 3  # blocks of 256
     with Products() as products:
         knn.logits(blobs(90, seed=2).embeddings)
@@ -193,8 +194,8 @@ def test_the_similarities_are_computed_once_for_all_k() -> None:
 def test_each_k_finds_what_it_would_find_alone() -> None:
     # Every row is there thirty times: which of its copies is nearest depends on how many are asked for.
     rows = F.normalize(blobs(3, seed=0).embeddings.repeat(30, 1), dim=1)
-    together = probe._nearest(rows, rows, probe.NEIGHBOURS, device="cpu")
-    for k, found in zip(probe.NEIGHBOURS, together, strict=True):
+    together = neighbours._nearest(rows, rows, neighbours.NEIGHBOURS, device="cpu")
+    for k, found in zip(neighbours.NEIGHBOURS, together, strict=True):
         alone = (F.normalize(rows, dim=1) @ rows.T).topk(k, dim=1)
         assert torch.equal(found.rows, alone.indices)
         assert torch.equal(found.similarity, alone.values)
@@ -210,5 +211,5 @@ def test_a_fit_gives_signs_of_life(kind: str) -> None:
 
 def test_neighbours_of_label_sets_need_half_of_the_votes() -> None:
     train = features(torch.ones(3, 2), torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    votes = probe.KnnProbe(CLASSES, F.normalize(train.embeddings, dim=1), train.labels, 3, True, 0.0)
+    votes = neighbours.KnnProbe(CLASSES, F.normalize(train.embeddings, dim=1), train.labels, 3, True, 0.0)
     assert (votes.logits(torch.ones(1, 2)) > 0).tolist() == [[True, False, False]]
