@@ -13,11 +13,16 @@ from audioconfit.encoders import Encoder
 from audioconfit.training import Settings
 
 
-def train(encoder: Encoder, batches: Batches, settings: Settings) -> nn.Linear | None:
-    """Train the encoder in place to tell the classes apart by a linear head, which the seed also draws.
+def new_head(encoder: Encoder, classes: int, *, seed: int) -> nn.Linear:
+    """The head before training, drawn by the seed."""
+    with randomness.private(seed, 0, torch.device("cpu")):
+        return nn.Linear(encoder.dim, classes)
+
+
+def train(encoder: Encoder, batches: Batches, settings: Settings, *, head: nn.Linear | None = None) -> nn.Linear | None:
+    """Train the encoder in place to tell the classes apart by a linear head: the one that is given, or a new one.
 
     Returns the head, or None where `report` asked to stop.
     """
-    with randomness.private(settings.seed, 0, torch.device("cpu")):
-        head = nn.Linear(encoder.dim, batches.class_count)
+    head = head or new_head(encoder, batches.class_count, seed=settings.seed)
     return head if training.fit(encoder, head, losses.cross_entropy, batches, settings) else None

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from audioconfit import (
     bootstrap,
     encoders,
@@ -268,6 +270,8 @@ def _train(
         world=ranks.world(),
         device=device,
     )
+    finetuned = recipe.method == "finetune"
+    head = finetune.new_head(encoder, batches.class_count, seed=recipe.seed) if finetuned else None
     settings = Settings(
         lr=recipe.lr,
         epochs=recipe.epochs,
@@ -275,13 +279,12 @@ def _train(
         warmup_steps=recipe.warmup_steps,
         device=device,
         precision=_precision(recipe, device),
-        validate=lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device),
+        validate=lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device, head),
         report=report,
         **run,
     )
-    if recipe.method == "finetune":
-        head = finetune.train(encoder, batches, settings)
-        if head is None:
+    if head is not None:
+        if finetune.train(encoder, batches, settings, head=head) is None:
             return False, None
         layers = None if recipe.layers == "last" else probe.layer_weights("last", encoder.layer_count)
         return True, replace(probe.of_head(head, split.classes, multi_label=split.multi_label), layers=layers)
@@ -299,11 +302,18 @@ def _train(
 
 
 def _validate(
-    recipe: Recipe, encoder: Encoder, waveforms: Waveforms, split: Split, epoch: int, device: str
+    recipe: Recipe,
+    encoder: Encoder,
+    waveforms: Waveforms,
+    split: Split,
+    epoch: int,
+    device: str,
+    head: nn.Linear | None = None,
 ) -> dict[str, float]:
-    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip.
+    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip, and beside them
+    FineTune's own head, by which the paper may have judged it.
 
-    They need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so that
+    Neighbours need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so that
     recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the epochs it
     judges where clips are long. A refit has no clips left to validate on.
     """
@@ -315,7 +325,10 @@ def _validate(
         for side in ("train", "valid")
     )
     knn = neighbours.fit(train, valid, classes=split.classes, metric=recipe.metric, device=device)
-    return {"valid_knn": knn.valid_score}
+    if head is None:
+        return {"valid_knn": knn.valid_score}
+    scored = probe.of_head(head, split.classes, multi_label=split.multi_label).score(valid)
+    return {"valid_knn": knn.valid_score, "finetune_head_valid": scored.under(recipe.metric)}
 
 
 def _extract(

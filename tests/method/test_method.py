@@ -81,6 +81,18 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(waveforms: Wave
     assert whole.curve == resumed.curve
 
 
+def test_finetunes_own_head_is_in_the_curve_beside_the_neighbours(waveforms: Waveforms) -> None:
+    stage = method.tune(tones(waveforms, method="finetune", epochs=4), waveforms)
+    assert stage is not None
+    assert stage.head is not None
+    told = [point["finetune_head_valid"] for point in stage.curve]
+    assert len(told) == 4
+    assert told[-1] == stage.head.score(stage.valid).accuracy  # the clips are shorter than the stretch that is read
+    pairtuned = method.tune(tones(waveforms, epochs=1), waveforms)
+    assert pairtuned is not None
+    assert "finetune_head_valid" not in pairtuned.curve[-1]
+
+
 def test_a_recipe_for_another_content_is_refused(waveforms: Waveforms) -> None:
     with pytest.raises(ValueError, match="have changed"):
         method.tune(tones(waveforms, fingerprint="other"), waveforms)
