@@ -310,12 +310,12 @@ def _validate(
     device: str,
     head: nn.Linear | None = None,
 ) -> dict[str, float]:
-    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip, and beside them
-    FineTune's own head, by which the paper may have judged it.
+    """The validation curve, read about VALIDATIONS times: nearest neighbours on the middle of each clip, and beside
+    them FineTune's own head, by which the paper may have judged it.
 
-    Neighbours need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so that
-    recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the epochs it
-    judges where clips are long. A refit has no clips left to validate on.
+    Neighbours need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so
+    that recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the
+    epochs it judges where clips are long. A refit has no clips left to validate on.
     """
     every = max(1, recipe.epochs // VALIDATIONS)
     if recipe.refit or (epoch % every and epoch != recipe.epochs):

@@ -15,7 +15,7 @@ from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
 from sweeps.identity import Identity
 from sweeps.interrupt import on_interrupt
-from sweeps.outcome import confirmation, race, refitting, registry, runs, selection
+from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
@@ -133,7 +133,8 @@ class Sweep:
             self.tracker.close()
             self.store.drop_leftovers()
         report.show_races(races, self.console)
-        report.show_results(self.cells, candidates, champions, self.console)
+        seen = [task.dataset for task in self.tasks.values() if task.folds > 1]
+        report.show_results(self.cells, candidates, champions, self.console, seen=seen)
         report.show_seen(self.tasks.values(), self.console)
         report.show_failures(lost | failures, self.tracker.problems, self.console)
         refitted = self.plan.refit
@@ -295,9 +296,10 @@ class Sweep:
         found = {candidate.cell: candidate for candidate in candidates}
         for cell in self.cells:
             unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
+            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=references.note(cell.base.dataset))
             if cell.name not in found:
-                self.tracker.end_cell(cell.name, Outcome.FAILED, {}, files=unheard)
+                end(Outcome.FAILED, {})
                 continue
             mean, deviation = found[cell.name].test
             numbers = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
-            self.tracker.end_cell(cell.name, Outcome.COMPLETE, numbers, files=unheard)
+            end(Outcome.COMPLETE, numbers)

@@ -24,6 +24,19 @@ def _row(dataset: str, source: str, protocol: str, shared: str, *accuracies: flo
     return Reference(dataset, source, protocol, shared, dict(zip(_BASES, accuracies, strict=True)))
 
 
+def note(dataset: str) -> str:
+    """The dataset's rows in Markdown, each with source, protocol and what both sides share; "" where there is none."""
+    rows = [row for row in PUBLISHED if row.dataset == dataset]
+    if not rows:
+        return ""
+    head = ["Published for the untouched base models (accuracy, per cent); compare with care:", ""]
+    table = [f"| source | protocol | train and test share | {' | '.join(_BASES)} |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        numbers = " | ".join(f"{row.accuracies[name]:.1f}" for name in _BASES)
+        table.append(f"| {row.source} | {row.protocol} | {row.shared} | {numbers} |")
+    return "\n".join([*head, *table])
+
+
 PUBLISHED: Sequence[Reference] = (
     _row(
         "esc50",

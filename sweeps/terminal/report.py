@@ -22,6 +22,7 @@ from sweeps.request.plan import Plan
 from sweeps.tracking import mlflow_page
 
 MLFLOW_PORT = 5000
+SEEN = "†"
 
 
 def show_plan(
@@ -100,12 +101,12 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
 
 
 def show_seen(tasks: Iterable[Task], console: Console) -> None:
-    """What the choice has read that a test score should not rest on."""
+    """What the choice has read that a test score should not rest on: the note below a table of marked rows."""
     for task in tasks:
         if task.folds > 1:
             console.print(
-                f"[dim]{escape(task.dataset)}: recipes and champion were chosen on the development clips of test fold "
-                "0, which other folds test; the scores of folds above 0 are not free of that choice.[/dim]",
+                f"[dim]{SEEN} {escape(task.dataset)}: recipes and champion were chosen on the development clips of "
+                "test fold 0, which other folds test; the scores of folds above 0 are not free of that choice.[/dim]",
                 soft_wrap=True,
             )
 
@@ -115,9 +116,11 @@ def show_results(
     candidates: Sequence[Candidate],
     champions: Sequence[Registered],
     console: Console,
+    *,
+    seen: Iterable[str] = (),
 ) -> None:
     """The table dataset x backbone: the metric and UAR on test in per cent, mean ± standard deviation over seeds or
-    folds; the best probe per task marked.
+    folds; the best probe per task marked, and the datasets of whose test clips the choice has `seen` some.
     """
     best = {registered.cell for registered in champions}
     found = {candidate.cell: candidate for candidate in candidates}
@@ -126,7 +129,8 @@ def show_results(
     table = _table(f"Test: {metrics} ± sd, and UAR (per cent)", "dataset", "method", *backbones)
     for dataset, method in dict.fromkeys((cell.base.dataset, cell.base.method) for cell in cells):
         row = {cell.base.backbone: cell for cell in cells if (cell.base.dataset, cell.base.method) == (dataset, method)}
-        table.add_row(dataset, method, *(_entry(found.get(row[name].name), best) for name in backbones))
+        marked = f"{dataset} {SEEN}" if dataset in seen else dataset
+        table.add_row(marked, method, *(_entry(found.get(row[name].name), best) for name in backbones))
     console.print(table)
     for registered in champions:
         console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)

@@ -104,9 +104,14 @@ class Tracker:
         """A cell's run, opened before those of its trials."""
         self._write(Start(_parent(name), _now(), None, name, {}, {"kind": "cell", **tags}))
 
-    def end_cell(self, name: str, outcome: Outcome, metrics: Mapping[str, Any], *, files: Path | None = None) -> None:
-        """The cell's own numbers, and how it ended. The files of the folder `files` become its artefacts."""
+    def end_cell(
+        self, name: str, outcome: Outcome, metrics: Mapping[str, Any], *, files: Path | None = None, note: str = ""
+    ) -> None:
+        """The cell's own numbers, and how it ended. The files of the folder `files` become its artefacts; `note`, in
+        Markdown, its description.
+        """
         key, now = _parent(name), _now()
+        self._write(Note(key, now, note))
         self._write(Metrics(key, now, 0, _numbers(metrics)))
         self._write(End(key, now, outcome, files=str(files) if files else None))
 

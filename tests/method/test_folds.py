@@ -62,6 +62,32 @@ def test_ten_thousand_corpora() -> None:
     """The same property over more corpora than a developer wants to wait for."""
     for seed in range(10_000):
         check_some_corpus(seed)
+        check_a_speaker_left_out(seed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_folds_within_a_left_out_speakers_split_keep_everyone_on_one_side(seed: int) -> None:
+    check_a_speaker_left_out(seed)
+
+
+def check_a_speaker_left_out(seed: int) -> None:
+    draw = random.Random(seed)
+    speakers, labels = draw.randint(3, 9), [f"class {number}" for number in range(draw.randint(1, 4))]
+    clips = tuple(
+        Clip(f"{speaker}-{take}", NOWHERE, (draw.choice(labels),), group=f"s{speaker}")
+        for speaker in range(speakers)
+        for take in range(draw.randint(1, 9))
+    )
+    corpus = Corpus("birds", clips)
+    protocol = "leave_one_speaker_out"
+    fold = draw.randrange(splits.fold_count(corpus, protocol))
+    try:
+        split = splits.split(corpus, protocol=protocol, fold=fold)
+    except InputError:  # the speaker alone has a class
+        return
+    assert len({clip.group for clip in split.test}) == 1
+    check(folds.cut(split))
 
 
 def spoken(trainers: int) -> Split:

@@ -163,6 +163,11 @@ def confirming(storage: Path) -> bool:
     return journal.exists() and "-test-" in journal.read_text()
 
 
+def raced(storage: Path) -> int:
+    """How many of the finalists' runs are done."""
+    return len(list((storage / NAME / "trials").glob(f"*{runs.FINALIST.mark}*/{assignment.RESULT}")))
+
+
 def _rows(database: Path, query: str, *values: Any) -> list[Any]:
     if not database.exists():
         return []

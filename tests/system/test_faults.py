@@ -4,6 +4,7 @@ command again ends with what the undisturbed sweep would have found.
 About 20 s per start on an idle machine with two cores: 8 minutes in all.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from drivers import Driver, Ledger, audit, driver
 from mlflow import MlflowClient
 
+from sweeps.outcome import race
 from sweeps.request import resuming
 from sweeps.search.studies import STARTUP_TRIALS
 
@@ -109,6 +111,30 @@ def test_a_driver_killed_while_it_writes(data: Path, storage: Path, undisturbed:
             run.kill()
     finish(arguments, tmp_path / "said")
     assert audit(storage, trials=TRIALS) == undisturbed
+
+
+def test_a_driver_killed_within_the_race(data: Path, storage: Path, tmp_path: Path) -> None:
+    """Two finalists over five inner folds: killed within the second run, at once after the fourth, and a worker with
+    it.
+    """
+    short = ("--select", "race", "--finalists", "2", "--trials", "3", "--epochs", "2")
+    with driver(command(data, tmp_path / "undisturbed", *short), tmp_path / "said") as run:
+        assert run.wait() == 0, run.said()
+    arguments = command(data, storage, *short)
+    for done in (1, 4):
+        with driver(arguments, tmp_path / "said") as run:
+            run.until(lambda done=done: drivers.raced(storage) >= done)  # type: ignore[misc]
+            run.kill()
+        assert_gone(run)
+    with driver(arguments, tmp_path / "said") as run:
+        run.until(lambda: drivers.raced(storage) >= 6)
+        for worker in run.workers():
+            os.kill(worker, signal.SIGKILL)
+        assert run.wait() == 0, run.said()
+    races = [(root / drivers.NAME / race.RECORD).read_text() for root in (tmp_path / "undisturbed", storage)]
+    assert races[0] == races[1]
+    assert max(len(one["scores"]) for one in json.loads(races[0])["tones"]["finalists"]) >= 4
+    assert audit(storage, trials=3) == audit(tmp_path / "undisturbed", trials=3)
 
 
 def test_workers_killed_and_hung(data: Path, storage: Path, undisturbed: Ledger, tmp_path: Path) -> None:
