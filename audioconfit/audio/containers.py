@@ -1,6 +1,7 @@
 """Bytes behind the samples that a header counts: files put one behind the other, and headers that count too few.
 
-libsndfile and FFmpeg believe the header of a WAV, AIFF, AU, CAF or W64 file, and lose frames of joined FLACs. Where a
+libsndfile and FFmpeg believe the header of a WAV, AIFF, AU, CAF or W64 file, lose frames of joined FLACs, and stop at
+the end of the first of joined MP4s. Where a
 recorder never wrote the last length, or somebody joined files with `cat`, both read the beginning and say nothing.
 """
 
@@ -48,6 +49,9 @@ def bytes_behind(source: Path | bytes) -> int:
             return _behind_au(file)
         if magic == FLAC[0][:4]:
             return _behind_flac(file)
+        if file.read(4) == b"ftyp":
+            return _behind_mp4(file)
+        file.seek(4)
         chunks = FORMATS.get(magic)
         if chunks is None or (magic == b"riff" and file.read(12) != W64_RIFF[4:]):
             return 0
@@ -79,6 +83,21 @@ def _behind_au(file: io.BufferedIOBase) -> int:
     first, size = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
     whole = file.seek(0, io.SEEK_END)
     return 0 if size in UNKNOWN else _rest(file, first + size, whole)
+
+
+def _behind_mp4(file: io.BufferedIOBase) -> int:
+    """Bytes from the second ftyp box on: .m4a, .mp4, .3gp and .mov begin with their only one."""
+    whole, place = file.seek(0, io.SEEK_END), 0
+    while place + 16 <= whole:
+        file.seek(place)
+        size, name, long = struct.unpack(">I4sQ", file.read(16))
+        if name == b"ftyp" and place:
+            return whole - place
+        size = long if size == 1 else size
+        if size < 8:  # 0: to the end of the file
+            return 0
+        place += size
+    return 0
 
 
 def _behind_flac(file: io.BufferedIOBase) -> int:

@@ -88,6 +88,8 @@ def _missing(source: Source, data: Path) -> str:
     there = "" if data.is_dir() else f" (the data folder {data} does not exist)"
     here = next((Path(folder) for folder in source.folders if Path(folder).is_dir()), None)
     hint = f"There is a folder {here} where you are: name the folder that it lies in with --data . " if here else ""
+    if source.name == "timit" and data.is_dir() and (tree := timit.tree_below(data)):
+        hint = f"Its folders seem to lie in {tree}: move or link that as {data / source.folders[0]}. "
     return (
         f"{source.title} is not there: looked for {source.layout} in {looked}{there}. {hint}"
         f"It comes from {source.homepage}: {source.how}."

@@ -3,8 +3,9 @@ what a cell says.
 """
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,19 @@ from audioconfit.errors import InputError
 
 SEPARATOR = "|"  # between the labels of one multi-label clip
 MISSING = {"nan", "NaN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "NA", "<NA>"}  # as libraries write an empty cell
-DOUBTFUL = {"none", "nil", "-", "--", "?", "missing", "undefined", "unlabelled", "unlabeled"}  # classes, or no label?
+DOUBTFUL = {
+    "none",
+    "nil",
+    "-",
+    "--",
+    "?",
+    "-1",
+    "-1.0",
+    "missing",
+    "undefined",
+    "unlabelled",
+    "unlabeled",
+}  # classes, or no label?
 LISTED = re.compile(r"\[.*\]|\(.*\)|\{.*\}")  # a list that was written as text
 MANIFEST = {  # our word: the names that are taken for it
     "path": ("path", "file", "file_name", "filename", "audio"),
@@ -55,20 +68,30 @@ class Columns:
         return {word: name for word, name in vars(self).items() if name is not None}
 
     def candidates(
-        self, table: Path, names: Iterable[str], known: Mapping[str, Sequence[str]]
+        self, table: Path, names: Collection[str], known: Mapping[str, Sequence[str]]
     ) -> dict[str, tuple[str, ...]]:
         """The table's columns that may say each of the `known` words, the best first: the named one alone, else those
         with a known name. Who is named as the label is no group by its name, and the like.
 
-        InputError: a named column is not there.
+        InputError: a named column is not there; two columns have the name that would be taken.
         """
         lowered = {name.lower(): name for name in names}
+        self._check_once(table, names, known)
         named = {word: self._there(table, word, list(names)) for word in self.given}
         free = {low: name for low, name in lowered.items() if name not in named.values()}
         return {
             word: (named[word],) if word in named else _known(words, free if word in vars(self) else lowered)
             for word, words in known.items()
         }
+
+    def _check_once(self, table: Path, names: Collection[str], known: Mapping[str, Sequence[str]]) -> None:
+        spelled = Counter(name.lower() for name in names)
+        for meaning, words in known.items():
+            first = next((word for word in words if spelled[word]), "")
+            if meaning not in self.given and spelled[first] > 1:
+                raise InputError(
+                    f"{table} has {spelled[first]} columns {first!r}; rename all but the one that is meant."
+                )
 
     def _there(self, table: Path, word: str, names: list[str]) -> str:
         wanted = self.given[word]
@@ -111,6 +134,12 @@ def doubtful(labels: Iterable[str]) -> Iterator[str]:
     if empty := [label for label in counts if label.lower() in DOUBTFUL]:
         shown = ", ".join(f"{label!r} ({counts[label]} clips)" for label in empty)
         yield f"Taken for classes: {shown}. Where one of them means that there is no label, leave the cell empty."
+    alike: dict[str, list[str]] = {}
+    for label in counts:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    if several := [same for same in alike.values() if len(same) > 1]:
+        shown = "; ".join(" and ".join(f"{label!r} ({counts[label]} clips)" for label in same) for same in several[:3])
+        yield f"Taken for different classes, spelled alike: {shown}{'; ...' if len(several) > 3 else ''}."
     if lists := [label for label in counts if LISTED.fullmatch(label)]:
         shown = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
         yield f"Taken for one label each: {shown}. Several labels of a clip are separated by {SEPARATOR!r}."

@@ -1,6 +1,8 @@
 """Fetch a corpus that is free to fetch: resumed where it broke off, checked, unpacked beside its place, then renamed.
 
 download.fetch("esc50", data, progress=lambda done, total: ...)      # bytes
+
+Pooch does not do this: its HTTP downloader opens the file anew ("w+b") and sends no Range, so it cannot resume.
 """
 
 import fcntl

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
-from audioconfit.corpora import columns
+from audioconfit.corpora import columns, parquet
 from audioconfit.corpora.clips import Clip
 from audioconfit.corpora.columns import Columns
 from audioconfit.errors import InputError
@@ -39,6 +39,14 @@ def clips(manifest: Path, named: Columns) -> tuple[list[Clip], tuple[str, ...]]:
     real = _resolved(present)
     once, again = _once(manifest, found, real)
     return _grouped_by_file(once, real), again
+
+
+def names_labels(table: Path) -> bool:
+    """Whether a table has columns of recordings and of labels by their known names; one without rows has not."""
+    try:
+        return next(_lines(table, columns.UNNAMED), None) is not None
+    except InputError:
+        return False
 
 
 def _resolved(paths: Iterable[Path]) -> dict[Path, str]:
@@ -79,6 +87,7 @@ def _lines(manifest: Path, named: Columns) -> Iterator[tuple[str, dict[str, str]
     """(where the line stands, our column names -> text) per line; InputError if path or label has no column."""
     if manifest.suffix.lower() == ".parquet":
         table = pq.read_table(manifest)
+        table = parquet.named_classes(table, table.schema)
         names, records = table.column_names, table.to_pylist()
         lines: Iterable[tuple[str, Mapping[str, Any]]] = ((f"row {i}", row) for i, row in enumerate(records))
         yield from _renamed(manifest, named, names, lines)
@@ -115,14 +124,14 @@ def _objects(manifest: Path, file: TextIO) -> list[tuple[str, dict[str, Any]]]:
 def _cells(manifest: Path, file: TextIO) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
     """Names of the columns, and the lines. In a TSV quotation marks are text, as in Common Voice's."""
     tabs = manifest.suffix.lower() == ".tsv"
-    reader = csv.DictReader(
-        file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    )
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    # Strict: a quotation mark that is not closed would make one cell of the lines that follow.
+    reader = csv.DictReader(file, delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     names = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = names
 
     def lines() -> Iterator[tuple[str, dict[str, str]]]:
-        for row in reader:
+        while row := _next(manifest, reader):
             if extra := row.pop(None, None):
                 raise InputError(
                     f"{manifest}, line {reader.line_num}: {len(names) + len(extra)} cells, the header has "
@@ -134,6 +143,16 @@ def _cells(manifest: Path, file: TextIO) -> tuple[list[str], Iterator[tuple[str,
     return names, lines()
 
 
+def _next(manifest: Path, reader: "csv.DictReader[str]") -> dict[Any, Any] | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise InputError(
+            f"{manifest}, the line or lines up to {reader.line_num}: {error}. A quotation mark is not closed, or "
+            "stands alone within a cell that begins with one; there it is written twice."
+        ) from None
+
+
 def _renamed(
     manifest: Path, named: Columns, names: list[str], lines: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> Iterator[tuple[str, dict[str, str]]]:
@@ -142,6 +161,8 @@ def _renamed(
     for needed in ("path", "label"):
         if needed not in chosen:
             way_out = " --label-column names it." if needed == "label" else ""
+            if way_out and manifest.stem == "metadata":
+                way_out += " Where the folders are the classes, move the table away."
             raise InputError(
                 f"{manifest} has no column {needed!r}; it has {', '.join(names) or 'no columns'}.{way_out}"
             )

@@ -11,14 +11,13 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from audioconfit.corpora import columns, manifests, parquet
+from audioconfit.corpora import columns, manifests, parquet, timit
 from audioconfit.corpora.clips import AUDIO_SUFFIXES, Clip, Corpus, audio_files, broken_links, split_name, visible_files
 from audioconfit.corpora.columns import UNNAMED, Columns
 from audioconfit.corpora.parquet import Row
 from audioconfit.errors import InputError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's audio folders
-REGION = re.compile(r"dr[1-8]", re.IGNORECASE)  # a folder of TIMIT
 
 
 def parse(path: Path, named: Columns = UNNAMED) -> Corpus:
@@ -92,6 +91,13 @@ def _clean(name: str) -> str:
 def _class_folders(folder: Path) -> Corpus:
     """`folder`/<class>/**/<clip>, or `folder`/<split>/<class>/**/<clip> where every subfolder names a split."""
     paths = audio_files(folder)
+    if paths and all(timit.is_recording(path) for path in paths):
+        raise InputError(
+            f"{timit.tree_below(folder) or folder} looks like TIMIT, whose folders are dialect regions. For its "
+            "speakers put it into the data folder as 'timit' and ask for --datasets timit; for the regions list the "
+            "recordings in a manifest."
+        )
+    _check_tables(folder, paths)
     below = [path.relative_to(folder).parts for path in paths]
     tops = {parts[0] for parts in below if len(parts) > 1}
     by_split = bool(tops) and all(split_name(top) for top in tops)
@@ -106,13 +112,22 @@ def _class_folders(folder: Path) -> Corpus:
         for path, parts in zip(paths, below, strict=True)
         if len(parts) >= depth
     ]
-    if all(REGION.fullmatch(clip.label) for clip in clips):
-        raise InputError(
-            f"{folder} looks like TIMIT, whose folders are dialect regions. For its speakers put it into the data "
-            "folder as 'timit' and ask for --datasets timit; for the regions list the recordings in a manifest."
-        )
     notes = [f"{len(loose)} audio files lie outside the class folders and are left out."] if loose else []
     return _corpus(folder.name, folder, clips, (*notes, *_passed_over(folder, {clip.path for clip in clips})))
+
+
+def _check_tables(folder: Path, recordings: Iterable[Path]) -> None:
+    """InputError where a table of labels lies between `folder` and its recordings and would not be read: Hugging
+    Face's audio folders take such labels and not the folders' names.
+    """
+    parents = {path.parent for path in recordings}
+    parents |= {above for parent in parents for above in parent.parents if folder in above.parents}
+    for path in (parent / name for parent in sorted(parents) for name in METADATA):
+        if path.is_file() and manifests.names_labels(path):
+            raise InputError(
+                f"{path} names labels, and is not read from {folder}, whose folders would be the classes. Give its "
+                "folder as the dataset, or move the table away if the folders are right."
+            )
 
 
 def _passed_over(folder: Path, taken: set[Path]) -> Iterator[str]:
@@ -123,6 +138,8 @@ def _passed_over(folder: Path, taken: set[Path]) -> Iterator[str]:
         shown = ", ".join(path.relative_to(folder).as_posix() for path in dangling[:3])
         more = ", ..." if len(dangling) > 3 else ""
         yield f"{len(dangling)} links lead nowhere: {shown}{more}."
+    if tables := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in manifests.SUFFIXES):
+        yield f"{', '.join(tables[:3])} is not read, the folders are the classes; a table can be given as the dataset."
     others = [path for path in visible_files(folder) if path.suffix.lower() not in AUDIO_SUFFIXES]
     beside = Counter(path.suffix or path.name for path in others if path.parent in {path.parent for path in taken})
     if beside:
@@ -147,7 +164,22 @@ def _manifest(path: Path, named: Columns) -> Corpus:
 def _metadata(folder: Path, named: Columns) -> Corpus | None:
     """Hugging Face's audio folder: a metadata.csv, .jsonl or .parquet beside the files."""
     path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
-    return replace(_manifest(path, named), name=_clean(folder.name)) if path else None
+    if path is None:
+        return None
+    corpus = _manifest(path, named)
+    return replace(corpus, name=_clean(folder.name), notes=(*corpus.notes, *_unlisted([path], corpus.clips)))
+
+
+def _unlisted(tables: list[Path], clips: Iterable[Clip]) -> Iterator[str]:
+    """A note on recordings beside or below tables that do not list them, as Hugging Face's audio folders leave out."""
+    listed = {os.path.realpath(clip.path) for clip in clips}
+    for table in tables:
+        left = [path for path in audio_files(table.parent) if os.path.realpath(path) not in listed]
+        if left:
+            where = f"{table.parent.name}/{table.name}"  # the same on every machine
+            shown = ", ".join(path.relative_to(table.parent).as_posix() for path in left[:3])
+            more = ", ..." if len(left) > 3 else ""
+            yield f"{len(left)} recordings are not listed in {where} and are left out: {shown}{more}."
 
 
 def _metadata_by_split(folder: Path, named: Columns) -> Corpus | None:
@@ -174,7 +206,7 @@ def _metadata_by_split(folder: Path, named: Columns) -> Corpus | None:
             for clip in found
         ]
         notes += said
-    return _corpus(folder.name, folder, clips, notes)
+    return _corpus(folder.name, folder, clips, (*notes, *_unlisted(tables, clips)))
 
 
 # --- Hugging Face data sets on disk -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Only the labels are read here; the audio column's bytes stay on disk until a cli
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -108,18 +108,37 @@ def _labels(path: Path) -> pa.Table:
             table = file.read(columns=[*plain, *([f"{audio}.path"] if inside else [])])
         if inside:
             table = table.select(plain).append_column(INNER_PATH, pc.struct_field(table[audio], "path"))
-    return _named_classes(table, fields)
+    return named_classes(table, fields)
 
 
-def _named_classes(table: pa.Table, fields: pa.Schema) -> pa.Table:
-    """Hugging Face keeps class names in the schema's metadata and ids in the column."""
+def named_classes(table: pa.Table, fields: pa.Schema) -> pa.Table:
+    """The table with names for class ids: Hugging Face keeps the names in the schema's metadata, ids in the column."""
     described = json.loads((fields.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     for name, feature in described.items():
-        names = feature.get("names") if isinstance(feature, dict) else None
-        if names and name in table.column_names and pa.types.is_integer(table.schema.field(name).type):
-            named = [names[i] if i is not None and 0 <= i < len(names) else None for i in table[name].to_pylist()]
-            table = table.set_column(table.column_names.index(name), name, pa.array(named, pa.string()))
+        names = _class_names(feature)
+        if names and name in table.column_names:
+            named = [_class_name(cell, names) for cell in table[name].to_pylist()]
+            if any(now != was for now, was in zip(named, table[name].to_pylist(), strict=True)):
+                table = table.set_column(table.column_names.index(name), name, pa.array(named))
     return table
+
+
+def _class_names(feature: Any) -> Sequence[str]:
+    """The names of a ClassLabel, or of a list of them."""
+    if isinstance(feature, list):
+        feature = {"feature": feature[0]} if len(feature) == 1 else None
+    while isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+        feature = feature["feature"]
+    return (feature.get("names") or ()) if isinstance(feature, dict) else ()
+
+
+def _class_name(cell: Any, names: Sequence[str]) -> Any:
+    """The name of an id, None for one that has none; names of a list's ids; what is no id as it is."""
+    if isinstance(cell, list):
+        return [_class_name(each, names) for each in cell]
+    if isinstance(cell, int):
+        return names[cell] if 0 <= cell < len(names) else None
+    return cell
 
 
 @lru_cache(maxsize=8)

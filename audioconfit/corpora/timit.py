@@ -1,5 +1,6 @@
 """TIMIT (LDC93S1): ten sentences by each of 630 speakers; the task is to say who speaks."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from audioconfit.corpora.sources import Source
 
 SPEAKER = re.compile(r"[FM][A-Z]{3}\d", re.IGNORECASE)
 SENTENCE = re.compile(r"S[AIX]\d+", re.IGNORECASE)
+REGION = re.compile(r"DR[1-8]", re.IGNORECASE)
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "label")
 
 
@@ -26,6 +28,21 @@ def parse(folder: Path) -> Corpus | None:
         return None
     protocol = "sentences" if all(clip.name for clip in clips) else "given"
     return Corpus("timit", tuple(clips), protocol=protocol)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a file lies as one of TIMIT does: DR<n>/<SPEAKER>/<SENTENCE>.WAV."""
+    region, speaker = path.parent.parent.name, path.parent.name
+    return bool(REGION.fullmatch(region) and SPEAKER.fullmatch(speaker) and SENTENCE.fullmatch(path.name.split(".")[0]))
+
+
+def tree_below(folder: Path) -> Path | None:
+    """The folder at or below `folder` that holds TRAIN and TEST, or the one of them that is there."""
+    for above, folders, _ in os.walk(folder):
+        folders.sort()
+        if REGION.fullmatch(Path(above).name) and any(SPEAKER.fullmatch(name) for name in folders):
+            return Path(above).parent.parent
+    return None
 
 
 def _native(folder: Path) -> Iterator[Clip]:
@@ -56,7 +73,10 @@ SOURCE = Source(
     licence="LDC user agreement",
     homepage="https://catalog.ldc.upenn.edu/LDC93S1",
     layout="TRAIN/DR1/FCJF0/SA1.WAV ...",
-    folders=("timit", "timit/timit", "ldc93s1"),
+    folders=(
+        *("timit", "ldc93s1", "lisa/data/timit", "data/lisa/data/timit"),
+        "darpa-timit-acousticphonetic-continuous-speech",  # as Kaggle packs it
+    ),
     parse=parse,
     download=None,
     how="LDC's licensed copy is needed, its TRAIN and TEST folders in a folder timit",

@@ -221,6 +221,26 @@ def test_timit_from_parquet_without_sentence_names_keeps_its_split(tmp_path: Pat
     assert sizes(splits.split(corpus)) == (2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("TIMIT/TIMIT", "timit/timit", "timit/data/lisa/data/timit/raw/TIMIT", "data/lisa/data/timit/raw/TIMIT"),
+        *("lisa/data/timit/raw/TIMIT", "darpa-timit-acousticphonetic-continuous-speech/data"),
+    ],
+)
+def test_timit_is_found_above_its_tree(tmp_path: Path, folder: str) -> None:
+    names.touch(tmp_path / folder, ["TRAIN/DR1/FCJF0/SA1.WAV", "test/dr1/fake0/sx1.wav"])
+    clips = corpora.load("timit", tmp_path, allow_incomplete=True).clips
+    assert [(clip.label, clip.name) for clip in clips] == [("FAKE0", "SX1"), ("FCJF0", "SA1")]
+
+
+@pytest.mark.parametrize("folder", ["", "speech/TIMIT"])
+def test_timit_that_lies_elsewhere_is_pointed_at(tmp_path: Path, folder: str) -> None:
+    tree = names.touch(tmp_path / folder, ["TRAIN/DR1/FCJF0/SA1.WAV"])
+    with pytest.raises(InputError, match=rf"^TIMIT is not there: .* Its folders seem to lie in {tree}: move or link"):
+        corpora.load("timit", tmp_path)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

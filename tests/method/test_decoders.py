@@ -49,12 +49,15 @@ BY_LIBSNDFILE = [
     ("a.wav", {"subtype": "ALAW"}),
     ("a.wav", {"format": "WAVEX", "subtype": "PCM_24"}),
     ("a.wav", {"format": "RF64", "subtype": "PCM_16"}),
+    ("a.wav", {"subtype": "IMA_ADPCM"}),
+    ("SA1.WAV", {"format": "NIST", "subtype": "PCM_16"}),
     ("a.flac", {"subtype": "PCM_16"}),
     ("a.flac", {"subtype": "PCM_24"}),
     ("a.aiff", {"subtype": "PCM_16"}),
     ("a.aiff", {"subtype": "FLOAT"}),
     ("a.au", {"subtype": "PCM_16"}),
     ("a.caf", {"subtype": "PCM_16"}),
+    ("a.caf", {"subtype": "ULAW"}),
 ]
 
 
@@ -169,6 +172,15 @@ def test_bytes_behind_the_samples_that_a_header_counts_are_named(tmp_path: Path,
     path.write_bytes(whole + (whole if behind == "the file" else np.random.default_rng(0).bytes(5_000)))
     with pytest.raises(audio.Unreadable, match=r"cut short: \d{4,} bytes follow the samples that its header counts"):
         audio.decode(clip_of(path))
+
+
+@pytest.mark.parametrize(("name", "container", "codec"), [("a.m4a", "ipod", "aac"), ("a.3gp", "3gp", "aac")])
+def test_joined_mp4_files_are_named(tmp_path: Path, name: str, container: str, codec: str) -> None:
+    encode(tmp_path / name, container, codec, 44_100)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(2 * whole)
+    with pytest.raises(audio.Unreadable, match=f"cut short: {len(whole)} bytes follow the samples"):
+        audio.decode(clip_of(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", CHUNKED)
