@@ -18,6 +18,7 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
+from sweeps.report import making, origin
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
@@ -32,6 +33,8 @@ from sweeps.tracking.tracker import Tracker
 from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
+
+MAP_CLIPS = 300  # test clips of a map in the report at the end of a sweep: seconds
 
 
 def slot_request(plan: Plan) -> SlotRequest:
@@ -113,6 +116,7 @@ class Sweep:
             Halted: the sweep cannot go on.
         """
         self.store.drop_leftovers()
+        origin.note(self.plan.folder)
         for cell in self.cells:
             self.table.show_history(cell.name, self.studies.tally(cell))
         try:
@@ -125,6 +129,7 @@ class Sweep:
                 confirmation.record(self.plan.folder, candidates)
                 champions = self._crown(candidates, races)
                 self._close_cells(candidates)
+                self.written = self._report(champions)
         except Interrupted:
             if self.problem:
                 raise Halted(self.problem) from None
@@ -137,6 +142,7 @@ class Sweep:
         report.show_results(self.cells, candidates, champions, self.console, seen=seen)
         report.show_seen(self.tasks.values(), self.console)
         report.show_failures(lost | failures, self.tracker.problems, self.console)
+        self.console.print(self.written, soft_wrap=True, markup=False)
         refitted = self.plan.refit
         report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
@@ -291,6 +297,17 @@ class Sweep:
         """Only the best confirmed run of each cell keeps its encoder: disk grows with cells, not with seeds."""
         stages = {run.recipe.stage_key for candidate in candidates for run in candidate.runs}
         self.store.keep_encoders({candidate.best_run.recipe.stage_key for candidate in candidates}, among=stages)
+
+    def _report(self, champions: Sequence[registry.Registered]) -> str:
+        """Makes the sweep's report and gives it to the champions' cells in MLflow. Returns where it is."""
+        self.table.say("writing the report")
+        try:
+            made = making.make([self.plan.folder], self.plan.folder / "paper", most_clips=MAP_CLIPS, ended=True)
+        except Exception as error:  # what hours of search have found stands, whatever the report cannot draw
+            return f"The report could not be made ({type(error).__name__}: {error}); try python sweeps/paper.py."
+        for registered in champions:
+            self.tracker.attach(registered.cell, made.html)
+        return f"The report, made in {made.seconds:.1f} s: {made.html}"
 
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
         found = {candidate.cell: candidate for candidate in candidates}

@@ -25,7 +25,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FLOORS = (
     ("grid", "paper", "preflight"),
     ("sweep",),
-    ("terminal",),
+    ("terminal", "report"),
     ("search", "outcome"),
     ("request",),
     ("cluster", "trial"),

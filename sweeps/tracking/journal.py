@@ -16,6 +16,8 @@ from typing import Any
 
 from audioconfit import files
 
+EVENTS = "events.jsonl"  # in the sweep's folder `tracking`
+
 
 class Outcome(StrEnum):
     """How a run ended."""
@@ -87,7 +89,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self._mark = folder / "events.jsonl", folder / "events.applied"
+        self.path, self._mark = folder / EVENTS, folder / "events.applied"
         self.begun: set[str] = set()
         self.applied = int(self._mark.read_text()) if self._mark.exists() else 0
         events = self._read()

@@ -115,6 +115,14 @@ class Tracker:
         self._write(Metrics(key, now, 0, _numbers(metrics)))
         self._write(End(key, now, outcome, files=str(files) if files else None))
 
+    def attach(self, cell: str, file: Path) -> None:
+        """Gives a cell's run a file more. What MLflow does not take is one of the `problems`."""
+        self.flush()
+        try:
+            self.client.log_artifact(self.run_id(_parent(cell)), str(file))
+        except Exception as error:  # whatever a server or a network can do: the file stays where it is
+            self.problems.append(f"{file.name}: {type(error).__name__}: {error}")
+
     def flush(self, timeout_seconds: float = 120.0) -> None:
         """Waits until MLflow has everything that was reported so far."""
         deadline = time.monotonic() + timeout_seconds

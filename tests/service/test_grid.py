@@ -173,7 +173,18 @@ def test_the_papers_tables_and_figures_are_made_from_a_finished_sweep(
         assert (tmp_path / "paper" / picture).stat().st_size > 10_000
     assert f"figure2-tones-{BACKBONE}.png" in page
     assert paper.main(["--storage", str(tmp_path), "--name", "none"]) == 2
-    assert "No sweep has come to its end" in capsys.readouterr().err
+    assert "No sweep has begun in" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_with_its_report_which_the_champions_cell_has_in_mlflow(swept: Path, tmp_path: Path) -> None:
+    written = (swept / "try" / "paper" / "report.html").read_text()
+    assert "still running" not in written
+    assert "<dt>command</dt>" in written
+    store = client(swept)
+    experiment = store.get_experiment_by_name("try").experiment_id
+    (cell,) = store.search_runs([experiment], "tags.kind = 'cell'")
+    logged = Path(store.download_artifacts(cell.info.run_id, "report.html", str(tmp_path))).read_text()
+    assert "The best probe of each task" in logged
 
 
 def test_the_same_command_again_repeats_nothing(swept: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
