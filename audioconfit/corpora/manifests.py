@@ -123,10 +123,11 @@ def _objects(manifest: Path, file: TextIO) -> list[tuple[str, dict[str, Any]]]:
 
 def _cells(manifest: Path, file: TextIO) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
     """Names of the columns, and the lines. In a TSV quotation marks are text, as in Common Voice's."""
-    tabs = manifest.suffix.lower() == ".tsv"
-    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     # Strict: a quotation mark that is not closed would make one cell of the lines that follow.
-    reader = csv.DictReader(file, delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
+    if manifest.suffix.lower() == ".tsv":
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.DictReader(file, strict=True)
     names = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = names
 

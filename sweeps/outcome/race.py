@@ -201,4 +201,6 @@ def _shown(metric: str, score: float) -> str:
 
 
 def _searched(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in params.items())
+    return ", ".join(
+        f"{name} {value:.4g}" if name == "probe_lr" else f"{name} {value}" for name, value in params.items()
+    )

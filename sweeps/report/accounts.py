@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeps.report.record import Record, Run
 from sweeps.report.values import SEARCHED, Table, Value
+from sweeps.report.writers import shown
 from sweeps.request import resuming
 from sweeps.search import importances as optuna_importances
 from sweeps.tracking.journal import Outcome
@@ -21,8 +22,9 @@ def search(record: Record) -> Table:
         trials = [run for run in record.runs if run.cell == cell and run.kind == "trial" and _is_scored(run)]
         if trials:
             best = max(trials, key=lambda run: run.last["valid_score"])
-            settings = (kind(best.params[name]) for name, kind in SEARCHED.items())
-            rows.append([cell, len(trials), best.key, round(best.last["valid_score"], 4), *settings])
+            settings = _settings(best)
+            found = (settings.get(name) for name in SEARCHED)
+            rows.append([cell, len(trials), best.key, round(best.last["valid_score"], 4), *found])
     note = "The metric on the one validation side of the search; where there was a race, it has decided."
     heads = ("cell", "complete trials", "best trial", "validation", *SEARCHED)
     return Table("search", "The best trial of each search", heads, rows, note)
@@ -32,7 +34,7 @@ def importances(record: Record) -> Table:
     rows: list[list[Value]] = []
     for cell in record.cells:
         trials = [
-            ({name: kind(run.params[name]) for name, kind in SEARCHED.items()}, run.last["valid_score"])
+            (_settings(run), run.last["valid_score"])
             for run in record.runs
             if run.cell == cell and run.kind == "trial" and _is_scored(run)
         ]
@@ -46,9 +48,13 @@ def importances(record: Record) -> Table:
     return Table("importances", "Which setting matters", ("cell", "setting", "importance", "trials"), rows, note)
 
 
+def _settings(run: Run) -> dict[str, int | float | str]:
+    """What was searched; of sweeps begun by an earlier version without the layer."""
+    return {name: kind(run.params[name]) for name, kind in SEARCHED.items() if name in run.params}
+
+
 def _is_scored(run: Run) -> bool:
-    there = all(name in run.params for name in SEARCHED)
-    return run.outcome is Outcome.COMPLETE and there and math.isfinite(run.last.get("valid_score", math.nan))
+    return run.outcome is Outcome.COMPLETE and math.isfinite(run.last.get("valid_score", math.nan))
 
 
 def costs(record: Record) -> Table:
@@ -92,7 +98,7 @@ def race(record: Record) -> Table:
         for place, one in enumerate(race["finalists"], start=1):
             values = [abs(score) for score in one["scores"]]
             spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
-            settings = ", ".join(f"{name} {one[name]:.4g}" for name in SEARCHED if name in one)
+            settings = ", ".join(f"{name} {shown(one[name])}" for name in SEARCHED if name in one)
             came = f"{len(values)} of {race['folds']}"
             mean = round(statistics.fmean(values), 4)
             rows.append([dataset, place, one["cell"], settings, race["metric"], came, mean, spread, one["out"]])
@@ -101,7 +107,7 @@ def race(record: Record) -> Table:
 
 
 def left_out(record: Record) -> Table:
-    rows = [
+    rows: list[list[Value]] = [
         [dataset, count, reason, backbone or "all"]
         for dataset in record.datasets
         for (backbone, reason), count in sorted(record.left_out(dataset).items())
@@ -112,5 +118,5 @@ def left_out(record: Record) -> Table:
 def failures(record: Record) -> Table:
     failed: Iterable[Run] = (run for run in record.runs if run.outcome is Outcome.FAILED)
     counts = Counter((run.cell, run.kind, (run.why or "no reason was given").strip()) for run in failed)
-    rows = [[cell, kind, count, why] for (cell, kind, why), count in counts.most_common()]
+    rows: list[list[Value]] = [[cell, kind, count, why] for (cell, kind, why), count in counts.most_common()]
     return Table("failures", "What failed", ("cell", "kind", "runs", "reason"), rows)

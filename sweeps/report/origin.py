@@ -1,6 +1,7 @@
 """The origin: by which command, version and commit a sweep was started, and when; noted in its folder at each start."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import audioconfit
 from audioconfit import files
 
 RECORD = "origin.json"
+PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
 
 def note(folder: Path) -> None:
     """Of this process, in place of an earlier start's."""
-    words = ["python", *sys.argv]
-    files.write(folder / RECORD, json.dumps({"command": shlex.join(words), **here(), "started": now()}, indent=2))
+    command = PASSWORD.sub(r"\1***@", shlex.join(["python", *sys.argv]))
+    files.write(folder / RECORD, json.dumps({"command": command, **here(), "started": now()}, indent=2))
 
 
 def of(folder: Path) -> Mapping[str, str]:

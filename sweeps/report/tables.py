@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from audioconfit import audio, bootstrap, method, representation, scores
@@ -19,15 +19,11 @@ from sweeps.trial.stages import StageStore
 
 def of(records: Sequence[Record]) -> list[Table]:
     """All that these sweeps have rows for, the champions first. Of several, each row begins with its sweep's name."""
-    makers = (_champions, _settings, _datasets, _cells, _paired, _dimensions, _classes, _groups)
-    makers += (
-        accounts.search,
-        accounts.importances,
-        accounts.costs,
-        accounts.race,
-        accounts.left_out,
-        accounts.failures,
-    )
+    makers: list[Callable[[Record], Table]] = [
+        *(_champions, _settings, _datasets, _cells, _paired, _dimensions, _classes, _groups),
+        *(accounts.search, accounts.importances, accounts.costs),
+        *(accounts.race, accounts.left_out, accounts.failures),
+    ]
     found = [_joined([make(record) for record in records], records) for make in makers]
     found.insert(3, _accuracies(records))
     found.insert(6, _published(records))
@@ -63,8 +59,10 @@ def _champions(record: Record) -> Table:
         "is handed over, the difference to the runner-up is on the same test clips, speakers or sources resampled "
         "whole."
     )
-    heads = ("dataset", "backbone", "method", "metric", "test", "interval", "runner-up")
-    heads += ("ahead of it by", "from", "to", "doubt")
+    heads = (
+        *("dataset", "backbone", "method", "metric", "test", "interval"),
+        *("runner-up", "ahead of it by", "from", "to", "doubt"),
+    )
     return Table("champions", "The best probe of each task, and its doubt", heads, rows, note)
 
 
@@ -225,10 +223,10 @@ def _shares(candidate: Candidate, store: StageStore) -> list[Value]:
 
 
 def test_features(stage: str, store: StageStore) -> Features:
-    """The confirmation publishes them before its result."""
+    """Of the last layer. The confirmation publishes them before its result."""
     features = store.test_features(stage)
     assert features is not None
-    return features
+    return features.last()
 
 
 def result_of(candidate: Candidate) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """Values: a table as plain values. A cell of it is a word, a number or None."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Value = str | int | float | None
 TITLES = {"finetune": "FineTune", "pairtune": "PairTune", "frozen": "frozen"}
-SEARCHED = {"batch_size": int, "chunk_seconds": float, "probe_lr": float}
+SEARCHED: dict[str, Callable[[str], int | float | str]] = {
+    "batch_size": int,
+    "chunk_seconds": float,
+    "probe_lr": float,
+    "probe_layer": str,
+}
 
 
 @dataclass(frozen=True)
