@@ -76,7 +76,12 @@ def _add_models(commands: Any) -> None:
         "recordings", metavar="FILE|FOLDER|-", nargs="+", help="recordings; - for their paths on standard input"
     )
     form = naming.add_mutually_exclusive_group()
-    for name, what in (("json", "a JSON object a line"), ("csv", "a CSV row per class")):
+    forms = {
+        "json": "a JSON object a line",
+        "csv": "a CSV row per class",
+        "rttm": "a line per label and stretch, as tools of diarisation read them",
+    }
+    for name, what in forms.items():
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=what)
     naming.add_argument("--top-k", type=int, default=1, metavar="K", help="classes to show (default: 1)")
     naming.add_argument("--segments", type=float, metavar="SECONDS", help="a prediction per stretch of this length")

@@ -14,7 +14,7 @@ from audioconfit.classifier import Prediction
 from audioconfit.corpora.clips import audio_files
 from audioconfit.errors import InputError
 
-Format = Literal["table", "json", "csv"]
+Format = Literal["table", "json", "csv", "rttm"]
 COLUMNS = ("recording", "start", "end", "labels", "label", "probability", "error")
 
 
@@ -39,6 +39,7 @@ def write(predictions: Iterable[Prediction], form: Format, *, top_k: int) -> int
     """Prints the predictions as they come (a table at the end); how many recordings could not be read.
 
     "json": a line per prediction, with the probabilities of the `top_k` best classes. "csv": a row per class of them.
+    "rttm": a line per label, as tools of diarisation read them (NIST, Rich Transcription 2009).
     """
     failed = 0
     writer = WRITERS[form](top_k)
@@ -98,6 +99,26 @@ class _Rows:
         pass
 
 
+class _Stretches:
+    """RTTM, a line per label of a stretch. Its fields are parted by blanks: those in names become underscores."""
+
+    def __init__(self, top_k: int) -> None:
+        pass
+
+    def add(self, prediction: Prediction) -> None:
+        where = f"{_one_word(Path(prediction.recording).stem)} 1 {prediction.start:.3f}"
+        for label in prediction.labels if prediction.error is None else ():
+            lasts = f"{prediction.end - prediction.start:.3f}"
+            print(f"SPEAKER {where} {lasts} <NA> <NA> {_one_word(label)} <NA> <NA>", flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _one_word(name: str) -> str:
+    return "_".join(name.split())
+
+
 class _Shown:
     """A table for people."""
 
@@ -117,8 +138,9 @@ class _Shown:
             Console().print(self.table)
 
 
-WRITERS: dict[Format, Callable[[int], _Lines | _Rows | _Shown]] = {
+WRITERS: dict[Format, Callable[[int], _Lines | _Rows | _Stretches | _Shown]] = {
     "json": _Lines,
     "csv": _Rows,
+    "rttm": _Stretches,
     "table": _Shown,
 }
