@@ -5,7 +5,14 @@ Ray and MLflow read their settings from the environment when they are imported, 
 of this package imports them. A setting of the user's own wins.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeps.notebook import run
+
+__all__ = ["run"]
 
 _SETTINGS = {
     # Tune: our searcher's storage and our journal hold the truth; its own snapshots, loggers and output only cost time.
@@ -32,3 +39,10 @@ _SETTINGS = {
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
+
+
+def __getattr__(name: str) -> Any:
+    """`run` when it is asked for: it imports torch, Ray and MLflow."""
+    if name != "run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("sweeps.notebook").run

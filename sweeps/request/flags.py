@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -51,7 +52,38 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     Raises:
         InputError: one line per thing that is wrong, each with the value and the way out.
     """
-    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    return _plan(vars(_parser().parse_args(arguments)), environment)
+
+
+def of(words: Mapping[str, Any], environment: Mapping[str, str] = ENVIRONMENT) -> Plan:
+    """The plan of flags as Python has them: their names with underscores, lists in place of commas, `set` a mapping.
+
+    Raises:
+        InputError: as `parse`, and for a word that is no flag.
+    """
+    fields = {(_flag(field).name or name).replace("-", "_"): name for name, field in Plan.model_fields.items()}
+    if unknown := sorted(set(words) - set(fields)):
+        raise InputError(f"No flag is called {', '.join(unknown)}; choose from {', '.join(sorted(fields))}.")
+    given = {fields[name]: _word_of(value) for name, value in words.items()}
+    if isinstance(given.get("settings"), Mapping):
+        given["settings"] = [_assigned(name, value) for name, value in given["settings"].items()]
+    return _plan(given, environment)
+
+
+def _word_of(value: Any) -> Any:
+    """As it would be typed."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, Path) else value
+
+
+def _assigned(name: str, value: Any) -> str:
+    """NAME=VALUE for --set."""
+    return f"{name}={str(value).lower() if isinstance(value, bool) else _word_of(value)}"
+
+
+def _plan(given: Mapping[str, Any], environment: Mapping[str, str]) -> Plan:
+    given = {name: value for name, value in given.items() if value is not None}
     values = _from_environment(environment) | (DEMO if given.get("demo") else {}) | given
     if not _parts(values.get("datasets", "")):
         raise InputError(
