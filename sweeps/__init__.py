@@ -7,10 +7,7 @@ of this package imports them. A setting of the user's own wins.
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sweeps.notebook import run
+from typing import Any
 
 __all__ = ["run"]
 
@@ -41,8 +38,6 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 
-def __getattr__(name: str) -> Any:
-    """`run` when it is asked for: it imports torch, Ray and MLflow."""
-    if name != "run":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("sweeps.notebook").run
+def run(**words: Any) -> Any:
+    """A sweep from Python: `sweeps.notebook.run`, which imports torch, Ray and MLflow when it is called."""
+    return importlib.import_module("sweeps.notebook").run(**words)
