@@ -3,8 +3,10 @@ predicts.
 """
 
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -15,6 +17,7 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
 
+import audioconfit
 from audioconfit.classifier import Classifier
 from sweeps import identity
 from sweeps.identity import Identity
@@ -27,6 +30,24 @@ from sweeps.trial.stages import StageStore
 
 CHAMPION = "champion"
 SERVED = Path(__file__).with_name("champion.py")
+# What loading a champion and reading a recording import; audioconfit itself travels with the model.
+NEEDED = (
+    "mlflow",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "huggingface-hub",
+    "safetensors",
+    "soundfile",
+    "av",
+    "soxr",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "jaxtyping",
+    "pyyaml",
+    "rich",
+)
 
 # Bytes of a recording and no path: a caller of the server must not be able to name the server's files.
 SIGNATURE = ModelSignature(
@@ -121,13 +142,21 @@ def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInf
     mlflow.set_tracking_uri(tracker.uri)
     with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
         classifier.save(Path(folder))
-        return mlflow.pyfunc.log_model(
-            name="classifier",
-            python_model=str(SERVED),
-            artifacts={"classifier": folder},
-            signature=SIGNATURE,
-            pip_requirements=["audioconfit"],
-        )
+        return mlflow.pyfunc.log_model(name="classifier", **contents(Path(folder)))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """What an MLflow model of the classifier in `folder` consists of, as `log_model` and `save_model` take it: our
+    code, and the versions of what it needs that run here. Loads where AudioConFit is not installed.
+    """
+    return {
+        "python_model": str(SERVED),
+        "artifacts": {"classifier": str(folder)},
+        "signature": SIGNATURE,
+        # Without what follows a plus: no index has a build such as 2.11.0+cpu.
+        "pip_requirements": [f"{name}=={metadata.version(name).split('+')[0]}" for name in NEEDED],
+        "code_paths": [str(Path(audioconfit.__file__).parent)],
+    }
 
 
 def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[str, str], why: str) -> str:

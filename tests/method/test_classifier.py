@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import environments
 import pytest
 import soundfile
 import tiny_encoders
@@ -44,6 +45,26 @@ def test_transformers_alone_gives_our_probabilities(tmp_path: Path, architecture
     (named,) = ours.predict(path)
     assert furthest(piped(tmp_path / "out", path), named.probabilities) < 1e-5
     assert 0.01 < min(named.probabilities.values()) < max(named.probabilities.values()) < 0.99  # none saturated
+
+
+ALONE = """
+import json, wave, numpy
+from transformers import pipeline
+with wave.open(sys.argv[2]) as file:
+    samples = numpy.frombuffer(file.readframes(file.getnframes()), "int16") / numpy.float32(32768)
+classify = pipeline("audio-classification", model=sys.argv[1], device="cpu")
+rows = classify({"raw": samples, "sampling_rate": 16_000}, top_k=None)
+print(json.dumps({row["label"]: row["score"] for row in rows}))
+"""
+
+
+def test_an_environment_of_transformers_and_torch_alone_gives_our_probabilities(tmp_path: Path) -> None:
+    ours, path = made(), recording(tmp_path)
+    ours.save(tmp_path / "out")
+    packages = environments.linked(tmp_path / "packages", "transformers", "torch")
+    assert not [name for name in ("audioconfit", "soundfile.py", "torchaudio", "av") if (packages / name).exists()]
+    printed = environments.run(packages, ALONE, str(tmp_path / "out"), str(path))
+    assert furthest(json.loads(printed.splitlines()[-1]), ours.predict(path)[0].probabilities) < 1e-5
 
 
 def test_a_recording_longer_than_a_chunk_is_where_the_pipeline_differs(tmp_path: Path) -> None:

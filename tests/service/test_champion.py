@@ -3,11 +3,16 @@ thresholds where clips carry label sets.
 """
 
 import base64
+import json
+import sys
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import environments
 import mlflow
 import pytest
+import soundfile
 import torch
 from fastapi.testclient import TestClient
 from mlflow.pyfunc import scoring_server
@@ -20,14 +25,14 @@ from sweeps.outcome import registry
 def serve(classifier: Classifier, folder: Path) -> TestClient:
     """As `mlflow models serve` runs it, without a port."""
     classifier.save(folder / "classifier")
-    mlflow.pyfunc.save_model(
-        folder / "model",
-        python_model=str(registry.SERVED),
-        artifacts={"classifier": str(folder / "classifier")},
-        signature=registry.SIGNATURE,
-        pip_requirements=[],
-    )
+    mlflow.pyfunc.save_model(folder / "model", **registry.contents(folder / "classifier"))
     return TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder / "model"))))
+
+
+@pytest.fixture(autouse=True)
+def importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model puts its code in front of all other; in this process only while it is tested."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
@@ -81,3 +86,36 @@ def test_a_champion_of_label_sets_names_what_is_above_its_thresholds(
     assert answer["label"] == best
     assert answer["probability"] == (None if best is None else pytest.approx(probabilities[best], abs=1e-5))
     assert (answer["error"], broken["label"], broken["probability"]) == (None, None, None)
+
+
+LOADS = """
+import json, mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+recordings = [open(path, "rb").read() for path in sys.argv[2:]]
+import audioconfit, pandas
+named = model.predict(pandas.DataFrame({"audio": recordings}))
+names = sorted({name.split(".")[0] for name in sys.modules})
+print(json.dumps([audioconfit.__file__, list(named["probabilities"]), list(named["error"]), names]))
+"""
+
+
+def test_the_registered_model_loads_with_its_own_requirements_and_code_alone_and_needs_each(tmp_path: Path) -> None:
+    """Of a WAV, and of an MP3 with another rate, which FFmpeg decodes."""
+    ours, paths = made(), [recording(tmp_path), tmp_path / "b.mp3"]
+    samples, _ = soundfile.read(paths[0])
+    soundfile.write(paths[1], samples, 44_100, format="MP3")
+    ours.save(tmp_path / "classifier")
+    mlflow.pyfunc.save_model(tmp_path / "model", **registry.contents(tmp_path / "classifier"))
+    lines = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert not [line for line in lines if "==" not in line or line.startswith(("audioconfit", "sweeps"))]
+    packages = environments.linked(tmp_path / "packages", *lines)
+    assert not list(packages.glob("*audioconfit*"))
+    printed = environments.run(packages, LOADS, str(tmp_path / "model"), *map(str, paths))
+    home, probabilities, errors, imported = json.loads(printed.splitlines()[-1])
+    assert Path(home).is_relative_to(tmp_path / "model" / "code")
+    assert errors == [None, None]
+    for named, expected in zip(probabilities, ours.predict(paths), strict=True):
+        assert named == pytest.approx(expected.probabilities, abs=1e-5)
+    known = packages_distributions()
+    used = {name.lower() for module in imported for name in known.get(module, ())}
+    assert {line.split("==")[0] for line in lines} <= used | {name.replace("_", "-") for name in used}
