@@ -51,7 +51,7 @@ def _champions(record: Record) -> Table:
         lead = selection.difference(best, second) if second else None
         against = f"{second.label}, {TITLES[second.method]}" if second else "there was no other"
         ahead: list[Value] = [None, None, None] if lead is None else [*_signed(lead)]
-        verdict = "" if lead is None else "clear" if lead.is_clear else "cannot be told apart on test"
+        verdict = "" if lead is None else _verdict(lead)
         who = [dataset, best.label, TITLES[best.method], best.metric, best.shown, _interval(best)]
         rows.append([*who, against, *ahead, verdict])
     note = (
@@ -64,6 +64,12 @@ def _champions(record: Record) -> Table:
         *("runner-up", "ahead of it by", "from", "to", "doubt"),
     )
     return Table("champions", "The best probe of each task, and its doubt", heads, rows, note)
+
+
+def _verdict(lead: Difference) -> str:
+    if not lead.is_clear:
+        return "cannot be told apart on test"
+    return f"{'ahead' if lead.gain > 0 else 'behind'} beyond doubt on test"
 
 
 def _signed(lead: Difference) -> tuple[str, str, str]:
