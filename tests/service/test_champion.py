@@ -6,7 +6,6 @@ import base64
 import json
 import sys
 from dataclasses import replace
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import environments
@@ -116,6 +115,5 @@ def test_the_registered_model_loads_with_its_own_requirements_and_code_alone_and
     assert errors == [None, None]
     for named, expected in zip(probabilities, ours.predict(paths), strict=True):
         assert named == pytest.approx(expected.probabilities, abs=1e-5)
-    known = packages_distributions()
-    used = {name.lower() for module in imported for name in known.get(module, ())}
-    assert {line.split("==")[0] for line in lines} <= used | {name.replace("_", "-") for name in used}
+    modules = {line: {file.split(".")[0] for file in environments.holds(line.split("==")[0])} for line in lines}
+    assert not [line for line, held in modules.items() if held.isdisjoint(imported)]
