@@ -165,7 +165,9 @@ def layers(
         figure = Figure(figsize=(max(3.2, 0.5 * len(scores) + 1), 3.2), layout="constrained")
         axes = figure.subplots()
         names = [str(layer) for layer in scores]
-        axes.bar(names, list(scores.values()), color=[COLOURS[layer == chosen] for layer in scores], width=0.7)
+        axes.bar(
+            names, list(scores.values()), color=[COLOURS[1 if layer == chosen else 0] for layer in scores], width=0.7
+        )
         axes.set(xlabel="layer that the probe reads", ylabel=score)
         axes.tick_params(length=0)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)

@@ -170,20 +170,7 @@ def fit_probe(
     out anew.
     """
     train, valid = features.dealt((train, valid), (split.train, split.valid))
-    linear = probe.fit(
-        train,
-        valid,
-        classes=split.classes,
-        lr=recipe.probe_lr,
-        epochs=recipe.probe_epochs,
-        kind=recipe.probe,
-        seed=recipe.seed,
-        layer=recipe.probe_layer,
-        thresholds=recipe.probe_thresholds,
-        metric=recipe.metric,
-        device=device,
-        alive=alive,
-    )
+    linear = _linear(recipe, train, valid, split, device=device, alive=alive)
     read = train.mixed(linear.layers), valid.mixed(linear.layers)
     knn = neighbours.fit(
         *read, classes=split.classes, k=recipe.probe_k, metric=recipe.metric, device=device, alive=alive
@@ -205,12 +192,33 @@ def score_by_layer(
     recipe: Recipe, train: Features, valid: Features, split: Split, *, device: str = "cpu", alive: probe.Alive
 ) -> dict[int | str, float]:
     """What the recipe's probe is worth on validation by the layer that it reads, higher being better."""
+    train, valid = features.dealt((train, valid), (split.train, split.valid))
     found = {}
     for layer in encoders.layers(recipe.backbone):
         one = recipe.model_copy(update={"probe_layer": layer})
-        _, result = fit_probe(one, train, valid, split, device=device, alive=alive)
-        found[layer] = result.valid.under(recipe.metric)
+        linear = _linear(one, train, valid, split, device=device, alive=alive)
+        found[layer] = linear.score(valid).under(recipe.metric)
     return found
+
+
+def _linear(
+    recipe: Recipe, train: Features, valid: Features, split: Split, *, device: str, alive: probe.Alive
+) -> Probe:
+    """The recipe's linear probe."""
+    return probe.fit(
+        train,
+        valid,
+        classes=split.classes,
+        lr=recipe.probe_lr,
+        epochs=recipe.probe_epochs,
+        kind=recipe.probe,
+        seed=recipe.seed,
+        layer=recipe.probe_layer,
+        thresholds=recipe.probe_thresholds,
+        metric=recipe.metric,
+        device=device,
+        alive=alive,
+    )
 
 
 def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, device: str = "cpu") -> Features:

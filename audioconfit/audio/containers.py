@@ -1,8 +1,8 @@
 """Bytes behind the samples that a header counts: files put one behind the other, and headers that count too few.
 
 libsndfile and FFmpeg believe the header of a WAV, AIFF, AU, CAF or W64 file, lose frames of joined FLACs, and stop at
-the end of the first of joined MP4s. Where a
-recorder never wrote the last length, or somebody joined files with `cat`, both read the beginning and say nothing.
+the end of the first of joined MP4s. Where a recorder never wrote the last length, or somebody joined files with `cat`,
+both read the beginning and say nothing.
 """
 
 import io

@@ -15,19 +15,10 @@ from audioconfit.errors import InputError
 
 SEPARATOR = "|"  # between the labels of one multi-label clip
 MISSING = {"nan", "NaN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "NA", "<NA>"}  # as libraries write an empty cell
-DOUBTFUL = {
-    "none",
-    "nil",
-    "-",
-    "--",
-    "?",
-    "-1",
-    "-1.0",
-    "missing",
-    "undefined",
-    "unlabelled",
-    "unlabeled",
-}  # classes, or no label?
+DOUBTFUL = {  # classes, or no label?
+    *("none", "nil", "-", "--", "?", "-1", "-1.0"),
+    *("missing", "undefined", "unlabelled", "unlabeled"),
+}
 LISTED = re.compile(r"\[.*\]|\(.*\)|\{.*\}")  # a list that was written as text
 MANIFEST = {  # our word: the names that are taken for it
     "path": ("path", "file", "file_name", "filename", "audio"),

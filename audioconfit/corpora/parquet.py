@@ -117,8 +117,9 @@ def named_classes(table: pa.Table, fields: pa.Schema) -> pa.Table:
     for name, feature in described.items():
         names = _class_names(feature)
         if names and name in table.column_names:
-            named = [_class_name(cell, names) for cell in table[name].to_pylist()]
-            if any(now != was for now, was in zip(named, table[name].to_pylist(), strict=True)):
+            cells = table[name].to_pylist()
+            named = [_class_name(cell, names) for cell in cells]
+            if named != cells:
                 table = table.set_column(table.column_names.index(name), name, pa.array(named))
     return table
 

@@ -14,18 +14,6 @@ from audioconfit import corpora
 from audioconfit.corpora import Corpus
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Callable[..., Corpus]:
-    """Write `text` as a manifest beside the files a.wav to h.wav and load it."""
-    touch(tmp_path, [f"{letter}.wav" for letter in "abcdefgh"])
-
-    def written(text: str, name: str = "birds.csv") -> Corpus:
-        (tmp_path / name).write_text(text)
-        return corpora.load(str(tmp_path / name), tmp_path)
-
-    return written
-
-
 def test_each_folder_is_a_class(tmp_path: Path) -> None:
     touch(tmp_path / "birds", ["crow/1.wav", "crow/deep/2.FLAC", "wren/1.mp3", "wren/.hidden.wav", "wren/notes.txt"])
     corpus = corpora.load(str(tmp_path / "birds"), tmp_path)

@@ -14,18 +14,6 @@ from audioconfit import corpora
 from audioconfit.corpora import Corpus
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Callable[..., Corpus]:
-    """Write `text` as a manifest beside the files a.wav to h.wav and load it."""
-    touch(tmp_path, [f"{letter}.wav" for letter in "abcdefgh"])
-
-    def written(text: str, name: str = "birds.csv") -> Corpus:
-        (tmp_path / name).write_text(text)
-        return corpora.load(str(tmp_path / name), tmp_path)
-
-    return written
-
-
 @pytest.mark.parametrize("deeper", ["", "data/"])
 def test_labels_of_a_splits_table_go_before_the_class_folders(tmp_path: Path, deeper: str) -> None:
     """As in Hugging Face's audio folders, which drop the folders' labels where there is metadata."""
