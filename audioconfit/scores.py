@@ -54,6 +54,16 @@ def field(metric: str) -> str:
     return "mean_average_precision" if metric == "map" else metric
 
 
+TITLES = {
+    "accuracy": "accuracy",
+    "uar": "UAR",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "map": "mean average precision",
+    "log_loss": "log loss in nats",
+}
+
+
 def metrics_of(labels: Int[Tensor, "clips"] | Float[Tensor, "clips classes"]) -> tuple[str, ...]:
     """The metrics that such labels have; micro F1 of single labels is the accuracy."""
     if labels.ndim == 1:

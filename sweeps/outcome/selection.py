@@ -76,11 +76,28 @@ class Candidate:
 
     @property
     def shown(self) -> str:
-        """Its test score for a table: per cent, or nats of the log loss."""
+        """Its test score for a table, in per cent, or nats of the log loss: with the standard deviation over its runs,
+        of a single run with the interval, if that is known.
+        """
         mean, deviation = self.test
-        if self.metric == "log_loss":
-            return f"{-mean:.3f} ± {deviation:.3f}"
-        return f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+        nats = self.metric == "log_loss"
+        score = f"{-mean:.3f}" if nats else f"{100 * mean:.2f}"
+        if len(self.runs) > 1:
+            return f"{score} ± {deviation:.3f}" if nats else f"{score} ± {100 * deviation:.2f}"
+        if self.interval is None:
+            return score
+        low, high = self.interval
+        return f"{score} ({low:.2f}–{high:.2f})" if nats else f"{score} ({100 * low:.0f}–{100 * high:.0f})"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 per cent interval of the metric on the test clips of the run that is handed over; None in runs that
+        were confirmed before there were intervals.
+        """
+        metrics, name = self.best_run.metrics, f"test_{scores.field(self.metric)}"
+        if f"{name}_low" not in metrics:
+            return None
+        return metrics[f"{name}_low"], metrics[f"{name}_high"]
 
     @property
     def best_run(self) -> Confirmed:
@@ -116,12 +133,13 @@ def difference(ours: Candidate, theirs: Candidate) -> Difference | None:
 def explain(winner: Candidate, candidates: Sequence[Candidate], race: Race | None = None) -> str:
     """Why it won, in sentences for the registry and the report."""
     mean, deviation = winner.test
+    spread = f" ± {deviation:.4f}" if len(winner.runs) > 1 else ""
     raced = race.best_of(winner.cell) if race else None
     said = races.explain(race, raced) if race and raced else _by_validation(winner, candidates)
-    said += f" Test, read after this choice: {mean:.4f} ± {deviation:.4f}."
-    low, high = (winner.best_run.metrics.get(f"test_accuracy_{end}") for end in ("low", "high"))
-    if low is not None and high is not None:
-        said += f" The handed-over run alone: accuracy {low:.3f} to {high:.3f} (95 per cent interval)."
+    said += f" Test, read after this choice: {scores.TITLES[winner.metric]} {abs(mean):.4f}{spread}."
+    if winner.interval is not None:
+        low, high = winner.interval
+        said += f" The run that is handed over alone: {low:.3f} to {high:.3f} (95 per cent interval)."
     others = [candidate for candidate in candidates if candidate.cell != winner.cell]
     if others:
         second = champion(others, race)

@@ -127,7 +127,7 @@ def _accuracies(records: Sequence[Record]) -> Table:
             row.append(one.shown if one else "not confirmed" if (*line, dataset) in wanted else None)
         rows.append(row)
     metrics = " and ".join(sorted({one.metric for one in found.values()})) or "scores"
-    title = f"Table 2. Test {metrics}, mean ± standard deviation over seeds or folds"
+    title = f"Table 2. Test {metrics}, mean ± standard deviation over seeds or folds (one run: 95 per cent interval)"
     heads = (*(["sweep"] if several else []), "backbone", "method", *datasets)
     return Table(
         "table2",

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
+from audioconfit import scores
+from audioconfit.recipe import Recipe
 from sweeps.outcome.race import Race
 from sweeps.outcome.registry import Registered
 from sweeps.outcome.selection import Candidate
@@ -48,10 +51,8 @@ def show_plan(
     console.print(grid)
     console.print("[dim]runs: stage 1 trained by the search + the race + the confirmation on test, at most[/dim]")
     hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
-    console.print(
-        f"{len(cells)} cells, {len(cells) * plan.trials} trials, at most {hours:.1f} hours of one slot. "
-        "Nothing was started."
-    )
+    asked = f"{_count(len(cells), 'cell')}, {_count(len(cells) * plan.trials, 'trial')}"
+    console.print(f"{asked}, at most {hours:.1f} hours of one slot. Nothing was started.")
     for source in dict.fromkeys(each.source for each in forecasts.values()):
         console.print(
             f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
@@ -78,6 +79,10 @@ def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def show_races(races: Mapping[str, Race], console: Console) -> None:
     """Per task the finalists in their standing: the mean of the metric over the inner folds, and how far each came."""
     for dataset, race in races.items():
@@ -86,16 +91,15 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
             continue  # the validation side told enough
         table = _table(f"Race on {dataset} ({race.metric})", "cell", "batch", "chunk (s)", "folds", "mean", "sd")
         for one in standing:
-            scores = [abs(score) for score in one.scores]
-            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            over_folds = [abs(score) for score in one.scores]
             params = one.params
             table.add_row(
                 one.cell.name,
                 str(params["batch_size"]),
                 f"{params['chunk_seconds']:g}",
-                f"{len(scores)} of {race.folds}",
-                f"{statistics.fmean(scores):.3f}",
-                f"{spread:.3f}",
+                f"{len(over_folds)} of {race.folds}",
+                f"{statistics.fmean(over_folds):.3f}",
+                f"{statistics.stdev(over_folds):.3f}" if len(over_folds) > 1 else "",
             )
         console.print(table)
 
@@ -119,21 +123,70 @@ def show_results(
     *,
     seen: Iterable[str] = (),
 ) -> None:
-    """The table dataset x backbone: the metric and UAR on test in per cent, mean ± standard deviation over seeds or
-    folds; the best probe per task marked, and the datasets of whose test clips the choice has `seen` some.
+    """The table dataset x backbone: the metric and UAR on test in per cent; the best probe per task marked, and the
+    datasets of whose test clips the choice has `seen` some. Below it the champions with their settings.
     """
     best = {registered.cell for registered in champions}
     found = {candidate.cell: candidate for candidate in candidates}
-    backbones = dict.fromkeys(cell.base.backbone for cell in cells)
-    metrics = "; ".join(sorted({candidate.metric for candidate in candidates})) or "accuracy"
-    table = _table(f"Test: {metrics} ± sd, and UAR (per cent)", "dataset", "method", *backbones)
-    for dataset, method in dict.fromkeys((cell.base.dataset, cell.base.method) for cell in cells):
-        row = {cell.base.backbone: cell for cell in cells if (cell.base.dataset, cell.base.method) == (dataset, method)}
-        marked = f"{dataset} {SEEN}" if dataset in seen else dataset
-        table.add_row(marked, method, *(_entry(found.get(row[name].name), best) for name in backbones))
-    console.print(table)
+    grid = _grid(cells, found, best, set(seen))
+    room = console.options.update(width=10_000)
+    if Measurement.get(console, room, grid).maximum > console.width:
+        grid = _list(cells, found, best, set(seen))
+    console.print(grid)
+    if candidates:
+        console.print(f"[dim]{_legend(candidates)}[/dim]", soft_wrap=True)
     for registered in champions:
         console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)
+        console.print(f"  settings: {_settings(found[registered.cell].best_run.recipe)}", soft_wrap=True, markup=False)
+
+
+def _grid(cells: Sequence[Cell], found: Mapping[str, Candidate], best: set[str], seen: set[str]) -> Table:
+    """A column per backbone, as the paper has it."""
+    backbones = dict.fromkeys(cell.base.backbone for cell in cells)
+    table = _table(_heading(found.values()), "dataset", "method", *backbones)
+    for dataset, method in dict.fromkeys((cell.base.dataset, cell.base.method) for cell in cells):
+        row = {cell.base.backbone: cell for cell in cells if (cell.base.dataset, cell.base.method) == (dataset, method)}
+        table.add_row(_marked(dataset, seen), method, *(_entry(found.get(row[name].name), best) for name in backbones))
+    return table
+
+
+def _list(cells: Sequence[Cell], found: Mapping[str, Candidate], best: set[str], seen: set[str]) -> Table:
+    """A row per cell, where the columns of all backbones would be cut."""
+    table = _table(_heading(found.values()), "dataset", "method", "score and UAR")
+    table.add_column("backbone", overflow="fold")
+    for cell in cells:
+        base = cell.base
+        entry = _entry(found.get(cell.name), best)
+        table.add_row(_marked(base.dataset, seen), base.method, entry, escape(base.backbone))
+    return table
+
+
+def _marked(dataset: str, seen: set[str]) -> str:
+    return escape(f"{dataset} {SEEN}" if dataset in seen else dataset)
+
+
+def _heading(candidates: Iterable[Candidate]) -> str:
+    metrics = " or ".join(sorted({scores.TITLES[candidate.metric] for candidate in candidates})) or "accuracy"
+    return f"Test: {metrics}" + ("" if metrics == "UAR" else ", and UAR")
+
+
+def _legend(candidates: Sequence[Candidate]) -> str:
+    """What the numbers beside a score are."""
+    said = ["In per cent"]
+    counts = {len(candidate.runs) for candidate in candidates if len(candidate.runs) > 1}
+    if counts:
+        over = "folds" if any(len({run.recipe.fold for run in one.runs}) > 1 for one in candidates) else "seeds"
+        said.append(f"± the standard deviation over {' or '.join(map(str, sorted(counts)))} {over}")
+    if any(len(candidate.runs) == 1 and candidate.interval for candidate in candidates):
+        said.append("in brackets the 95 per cent interval of a single run")
+    return ", ".join([*said, "* the champion of its dataset"]) + "."
+
+
+def _settings(recipe: Recipe) -> str:
+    """What the search chose for it."""
+    layer = "" if recipe.layers == "last" else f", layer {recipe.probe_layer}"
+    batch = "" if recipe.method == "frozen" else f"batches of {recipe.batch_size}, "
+    return f"{batch}chunks of {recipe.chunk_seconds:g} s, probe rate {recipe.probe_lr:.3g}{layer}"
 
 
 def show_failures(failures: dict[str, str], problems: Sequence[str], console: Console) -> None:

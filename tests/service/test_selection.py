@@ -76,4 +76,4 @@ def test_the_explanation_names_the_runner_up_and_a_margin_within_the_spread() ->
     assert "other" in said
     assert "0.0100 behind" in said
     assert "less than the spread" in said
-    assert "accuracy 0.400 to 0.600 (95 per cent interval)" in said
+    assert "alone: 0.400 to 0.600 (95 per cent interval)" in said
