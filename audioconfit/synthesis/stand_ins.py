@@ -76,7 +76,7 @@ class File:
     lines: tuple[tuple[str, ...], ...] = ()
 
 
-def write(file: File, folder: Path, seed: int) -> None:
+def write(file: File, folder: Path, seed: int, noise: float) -> None:
     """The file below `folder`, the same bytes for the same seed on one machine."""
     path = folder / file.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +84,24 @@ def write(file: File, folder: Path, seed: int) -> None:
         with path.open("w", newline="") as table:
             csv.writer(table).writerows(file.lines)
         return
-    sound = file.sound(_generator(seed, file.path)).astype(np.float32)
+    sound = _noisy(file.sound(_generator(seed, file.path)), noise, _generator(seed, f"{file.path} noise"))
+    sound = sound.astype(np.float32)
     if file.format == "OPUS":
         soundfile.write(path, resample(sound, VOICE_RATE, file.rate), file.rate, format="OGG", subtype="OPUS")
         path.write_bytes(_with_serial(path.read_bytes(), 1))
     else:
         soundfile.write(path, sound, file.rate, format=file.format, subtype="PCM_16")
+
+
+def _noisy(sound: Sound, noise: float, rng: Generator) -> Sound:
+    """The sound in white noise of `noise` times its own strength, half to twice as much by the recording, as loud as
+    before.
+    """
+    if not noise:
+        return sound
+    strength = float(np.sqrt(np.mean(sound**2)))
+    mixed = sound + noise * rng.uniform(0.5, 2.0) * strength * rng.standard_normal(len(sound))
+    return mixed * min(1.0, strength / float(np.sqrt(np.mean(mixed**2))), 0.99 / float(np.abs(mixed).max()))
 
 
 def _generator(seed: int, word: str) -> Generator:

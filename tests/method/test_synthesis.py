@@ -69,6 +69,14 @@ def test_what_is_there_stays_and_what_we_did_not_write_is_left_alone(tmp_path: P
         synthesis.write("esc50", tmp_path)
 
 
+def test_noise_hides_the_sound_and_leaves_it_as_loud(tmp_path: Path) -> None:
+    clean, noisy = synthesis.write("timit", tmp_path / "clean"), synthesis.write("timit", tmp_path / "noisy", noise=2.0)
+    said, heard = (soundfile.read(folder / "TRAIN/DR1/FCJF0/SA1.WAV")[0] for folder in (clean, noisy))
+    assert np.sqrt(np.mean(heard**2)) == pytest.approx(np.sqrt(np.mean(said**2)), rel=1e-3)
+    # Of noise n times as strong as the sound, the share of the sound in what is heard is 1 / sqrt(1 + n^2), n from 1 to 4.
+    assert 0.2 < float(np.corrcoef(said, heard)[0, 1]) < 0.75
+
+
 def test_an_unknown_name_or_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"No stand-in for 'esc10'; choose one of emodb, esc50"):
         synthesis.write("esc10", tmp_path)
