@@ -22,9 +22,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def emodb(tmp_path_factory: pytest.TempPathFactory) -> Waveforms:
+def emodb_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that EmoDB is prepared in."""
     try:
         corpus = corpora.load("emodb", REAL)
     except (ValueError, FileNotFoundError) as error:
         pytest.skip(f"no EmoDB in AUDIOCONFIT_DATA ({REAL}): {error}")
-    return audio.prepare(corpus, tmp_path_factory.mktemp("emodb"), workers=1)
+    folder = tmp_path_factory.mktemp("emodb")
+    audio.prepare(corpus, folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def emodb(emodb_store: Path) -> Waveforms:
+    return audio.load(emodb_store)
