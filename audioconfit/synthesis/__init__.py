@@ -24,9 +24,8 @@ VERSION = 2  # of the sounds: raise it when they change
 def write(name: str, folder: Path, *, seed: int = 0, size: str = "tiny", noise: float = 0.0) -> Path:
     """The stand-in for corpus `name` at `folder`/`name`, where corpora.load(name, folder) finds it; that path.
 
-    `noise` is that of the recordings, in parts of each sound's own strength: 1 is 0 dB. It makes the task harder. What
-    is there already with the same seed, size and noise stays untouched. InputError: an unknown name or size, or a folder
-    that we did not write.
+    `noise` is that of the recordings, in parts of each sound's own strength: 1 is 0 dB. What is there already with the
+    same seed, size and noise stays untouched. InputError: an unknown name or size, or a folder that we did not write.
     """
     if name not in stand_ins.FILES:
         raise InputError(f"No stand-in for {name!r}; choose one of {', '.join(sorted(stand_ins.FILES))}.")

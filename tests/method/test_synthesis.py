@@ -73,7 +73,7 @@ def test_noise_hides_the_sound_and_leaves_it_as_loud(tmp_path: Path) -> None:
     clean, noisy = synthesis.write("timit", tmp_path / "clean"), synthesis.write("timit", tmp_path / "noisy", noise=2.0)
     said, heard = (soundfile.read(folder / "TRAIN/DR1/FCJF0/SA1.WAV")[0] for folder in (clean, noisy))
     assert np.sqrt(np.mean(heard**2)) == pytest.approx(np.sqrt(np.mean(said**2)), rel=1e-3)
-    # Of noise n times as strong as the sound, the share of the sound in what is heard is 1 / sqrt(1 + n^2), n from 1 to 4.
+    # In noise n times as strong, n from 1 to 4, sound and mixture correlate by 1 / sqrt(1 + n^2).
     assert 0.2 < float(np.corrcoef(said, heard)[0, 1]) < 0.75
 
 
