@@ -48,7 +48,10 @@ class Forecast:
 
 def of_cells(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task]) -> dict[str, Forecast]:
     """The forecast of each cell by its name."""
-    paces = {name: pace(name, plan.folder) for name in dict.fromkeys(cell.base.backbone for cell in cells)}
+    threads = math.ceil(plan.cpus_per_worker)  # as Ray gives them to a worker
+    paces = {
+        name: pace(name, plan.folder, threads=threads) for name in dict.fromkeys(cell.base.backbone for cell in cells)
+    }
     by_name = {task.dataset: task for task in tasks}
     return {
         cell.name: _of(
@@ -69,7 +72,7 @@ def _folds(plan: Plan, cell: Cell, cells: Sequence[Cell], tasks: Mapping[str, Ta
     return math.ceil(finalists * (len(tasks[cell.base.dataset].inner) - 1) / len(rivals))
 
 
-def pace(name: str, folder: Path) -> Pace | None:
+def pace(name: str, folder: Path, *, threads: int = 1) -> Pace | None:
     """What a backbone costs, from the sweep's earlier trials or on this machine. None: its weights are not here."""
     try:
         encoder = encoders.load(name)
@@ -82,7 +85,9 @@ def pace(name: str, folder: Path) -> Pace | None:
         seconds = sum(one["trained_seconds"] for one in trained) / sum(one["cost"] for one in trained)
         return Pace(seconds, parameters, encoder.dim, "from the sweep's earlier trials")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pace(_step_seconds(encoder, device), parameters, encoder.dim, f"from a short calibration on this {device}")
+    return Pace(
+        _step_seconds(encoder, device, threads), parameters, encoder.dim, f"from a short calibration on this {device}"
+    )
 
 
 def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -> Forecast:
@@ -103,16 +108,28 @@ def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -
     return Forecast(runs, folds, again, backbone.source, seconds / 3600, features + weights)
 
 
-def _step_seconds(encoder: encoders.Encoder, device: str) -> float:
-    """Of one PairTune step per second of audio: the fastest of a few, for others may be at work here."""
-    encoder.to(device).train()
+def _step_seconds(encoder: encoders.Encoder, device: str, threads: int) -> float:
+    """Of one PairTune step per second of audio, the fastest of a few. On a CPU in time of its own, so that a machine
+    that is busy with other work gives the same forecast as an idle one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _fastest(encoder.to(device).train(), device, threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(encoder: encoders.Encoder, device: str, threads: int) -> float:
     waveforms = torch.randn(CALIBRATION_ROWS, SAMPLE_RATE, device=device)
     labels = torch.arange(CALIBRATION_ROWS, device=device) // 2
     seconds = []
     for _ in range(CALIBRATION_STEPS):
-        began = time.perf_counter()
+        began = time.perf_counter() if device == "cuda" else time.process_time()
         losses.supcon(encoder(waveforms), labels).backward()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
+        else:
+            seconds.append((time.process_time() - began) / threads)
     return min(seconds) / CALIBRATION_ROWS

@@ -1,7 +1,7 @@
 """The live table in the terminal, and plain lines where there is no terminal."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -36,21 +36,25 @@ class Row:
 class LiveTable:
     """A row per cell, updated as trials start and end. A context manager: it draws while the block runs."""
 
-    def __init__(self, cells: Sequence[Cell], *, trials: int, console: Console) -> None:
-        self.console = console
+    def __init__(
+        self, cells: Sequence[Cell], *, trials: int, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console, self.clock = console, clock
         self.rows = {cell.name: Row(wanted=trials) for cell in cells}
-        self.began, self.ended_before = time.monotonic(), 0
-        self.phase, self.last_line = "search", 0.0
+        self.began = clock()
+        self.ends: list[float] = []  # of this start of the sweep
+        self.at_once = 1  # trials, so far at most
+        self.phase, self.last_line = "search", -LINE_EVERY_SECONDS
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._draw, transient=True)
 
     def show_history(self, cell: str, tally: Tally) -> None:
         """What earlier starts of the sweep reached."""
         row = self.rows[cell]
         row.complete, row.pruned, row.failed, row.best = tally.complete, tally.pruned, tally.failed, tally.best
-        self.ended_before += row.ended
 
     def started(self, cell: str) -> None:
         self.rows[cell].running += 1
+        self.at_once = max(self.at_once, sum(row.running for row in self.rows.values()))
         self._line()
 
     def ended(self, cell: str, outcome: Outcome, score: float | None = None) -> None:
@@ -59,6 +63,7 @@ class LiveTable:
         row.complete += outcome is Outcome.COMPLETE
         row.pruned += outcome is Outcome.PRUNED
         row.failed += outcome is Outcome.FAILED
+        self.ends.append(self.clock())
         if score is not None:
             row.best = score if row.best is None else max(row.best, score)
         self._line()
@@ -81,11 +86,15 @@ class LiveTable:
             self.live.stop()
 
     def _seconds_left(self) -> float | None:
-        """From the pace so far. None before the first trial of this start has ended."""
+        """From the pace since each slot had ended a trial: until then they start, import and fill their caches, and
+        begin all at once. The last slot ends half a trial after the average one. None before that.
+        """
         ended = sum(row.ended for row in self.rows.values())
         wanted = sum(max(row.wanted, row.ended) for row in self.rows.values())
-        here = ended - self.ended_before
-        return (wanted - ended) * (time.monotonic() - self.began) / here if here > 0 else None
+        if len(self.ends) <= self.at_once:
+            return None
+        pace = (self.clock() - self.ends[self.at_once - 1]) / (len(self.ends) - self.at_once)
+        return (wanted - ended + (self.at_once - 1) / 2) * pace if ended < wanted else 0.0
 
     def _draw(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -101,12 +110,12 @@ class LiveTable:
     def _status(self) -> str:
         left = self._seconds_left()
         until = "" if left is None or self.phase != "search" else f", about {_duration(left)} left in the search"
-        return f"{self.phase}: {_duration(time.monotonic() - self.began)} so far{until}"
+        return f"{self.phase}: {_duration(self.clock() - self.began)} so far{until}"
 
     def _line(self) -> None:
-        if self.console.is_terminal or time.monotonic() - self.last_line < LINE_EVERY_SECONDS:
+        if self.console.is_terminal or self.clock() - self.last_line < LINE_EVERY_SECONDS:
             return
-        self.last_line = time.monotonic()
+        self.last_line = self.clock()
         ended = sum(row.ended for row in self.rows.values())
         wanted = sum(row.wanted for row in self.rows.values())
         best = ", ".join(f"{name} {row.best:.3f}" for name, row in self.rows.items() if row.best is not None)

@@ -52,7 +52,9 @@ def show_plan(
     console.print("[dim]runs: stage 1 trained by the search + the race + the confirmation on test, at most[/dim]")
     hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
     asked = f"{_count(len(cells), 'cell')}, {_count(len(cells) * plan.trials, 'trial')}"
-    console.print(f"{asked}, at most {hours:.1f} hours of one slot. Nothing was started.")
+    unknown = [name for name, each in forecasts.items() if each.slot_hours is None]
+    more = f", and {_count(len(unknown), 'cell')} of unknown cost" if unknown else ""
+    console.print(f"{asked}, at most {hours:.1f} hours of one slot{more}. Nothing was started.")
     for source in dict.fromkeys(each.source for each in forecasts.values()):
         console.print(
             f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
