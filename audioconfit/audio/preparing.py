@@ -67,6 +67,14 @@ def prepare(
     return waveforms
 
 
+def place(corpus: Corpus, folder: Path) -> Path:
+    """Where the corpus' store is or goes, so that no store with other recordings or labels is ever overwritten:
+    `folder@<identity>`. `folder` itself where an earlier version's store is up to date there.
+    """
+    identity = _identity(corpus, _stamps(corpus))
+    return folder if _up_to_date(folder, identity) else folder.with_name(f"{folder.name}@{identity[:12]}")
+
+
 def _decode(
     corpus: Corpus, folder: Path, identity: str, workers: int | None, progress: Progress | None, map: Map | None
 ) -> None:

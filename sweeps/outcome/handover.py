@@ -9,7 +9,6 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from audioconfit import audio, method
 from audioconfit.classifier import DESCRIPTION, Classifier
 from audioconfit.errors import InputError
 from audioconfit.probe import Probe
@@ -47,10 +46,11 @@ def load(model: str) -> Classifier:
 
 
 def assemble(best: Assignment, store: StageStore) -> Classifier:
-    """The classifier of a confirmed run: its stage's encoder, its probe, its scores."""
-    split = method.split_of(best.recipe, audio.load(best.prepared))
+    """The classifier of a confirmed run: its stage's encoder, its probe, its classes and scores. All of it is what the
+    run itself left: the prepared recordings may be others by now.
+    """
     result = json.loads((best.folder / RESULT).read_text())
-    return _of_trial(best.folder, store, best.recipe.stage_key, result | {"protocol": split.protocol})
+    return _of_trial(best.folder, store, best.recipe.stage_key, result)
 
 
 def _of_trial(folder: Path, store: StageStore, stage: str, result: dict[str, Any]) -> Classifier:

@@ -7,6 +7,7 @@ from typing import Any
 
 from audioconfit import audio, bootstrap, method, representation, scores
 from audioconfit.bootstrap import Difference
+from audioconfit.errors import InputError
 from audioconfit.features import Features
 from sweeps.outcome import references, selection
 from sweeps.outcome.selection import Candidate
@@ -95,7 +96,13 @@ def _settings(record: Record) -> Table:
 def _datasets(record: Record) -> Table:
     rows: list[list[Value]] = []
     for run in {one.dataset: one.best_run for one in record.candidates}.values():
-        waveforms = audio.load(run.assignment.prepared)
+        try:
+            waveforms = audio.load(run.assignment.prepared)
+        except InputError:
+            waveforms = None
+        if waveforms is None or waveforms.fingerprint != run.recipe.fingerprint:
+            rows.append([run.recipe.dataset, *[None] * 5, "its recordings are not there as they were"])
+            continue
         split = method.split_of(run.recipe, waveforms)
         sides = [len(side) for side in (split.train, split.valid, split.test)]
         hours = f"{waveforms.total_seconds / 3600:.2f}"

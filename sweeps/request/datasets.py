@@ -24,6 +24,7 @@ from sweeps.request.left_out import LeftOut
 from sweeps.request.plan import Plan
 
 SHOWN_NAMES, SHOWN_COPIES = 5, 3
+PREPARED = "prepared"  # in the storage: a store per corpus and content
 PINS = "hub.json"  # in the sweep's folder: the id of a data set as it was asked for, and its commit
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -119,7 +120,8 @@ def _fetch(name: str, data: Path, console: Console) -> None:
 
 
 def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
-    folder = plan.storage.absolute() / "prepared" / _store(corpus, plan)
+    # A sweep over other recordings or labels under that name must not take the store of one that runs.
+    folder = audio.place(corpus, plan.storage.absolute() / PREPARED / _store(corpus, plan))
     with _bar(console) as bar:
         line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
         waveforms = audio.prepare(
@@ -143,9 +145,7 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
 
 
 def _store(corpus: Corpus, plan: Plan) -> str:
-    """The name of the corpus' store: one for each commit and choice of columns, so that a sweep over another one does
-    not take the store of a sweep that runs.
-    """
+    """What the corpus' store is called: by its name, commit and choice of columns."""
     columns = {} if corpus.name in CORPORA else plan.columns.given
     said = [corpus.name, *([corpus.revision[:12]] if corpus.revision else []), *map("=".join, columns.items())]
     return re.sub(r"[/\\]", "_", "@".join(said))
