@@ -1,6 +1,5 @@
 """Tables of what a sweep found: the paper's three, scores by class and by speaker, and what sets the methods apart."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,6 @@ from sweeps.outcome.selection import Candidate
 from sweeps.report import accounts
 from sweeps.report.record import METHODS, Record
 from sweeps.report.values import SEARCHED, TITLES, Table, Value
-from sweeps.trial.assignment import RESULT
 from sweeps.trial.stages import StageStore
 
 
@@ -244,7 +242,7 @@ def test_features(stage: str, store: StageStore) -> Features:
 
 def result_of(candidate: Candidate) -> dict[str, Any]:
     """What the run that is handed over left: classes, confusion, groups."""
-    return dict(json.loads((candidate.best_run.assignment.folder / RESULT).read_text()))
+    return candidate.best_run.assignment.read_result()
 
 
 def _classes(record: Record) -> Table:

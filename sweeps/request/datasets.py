@@ -59,7 +59,8 @@ def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Tas
 def _loaded(names: Sequence[str], plan: Plan) -> list[Corpus]:
     """Data sets of the hub as they were when this sweep began: PINS in its folder has their commits."""
     path = plan.folder / PINS
-    pins: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    way_out = "Remove it; the newest commits are taken then, and refused where their content is another."
+    pins: dict[str, str] = files.read_json(path, way_out) if path.exists() else {}
     found = _together(names, lambda name: _load(name, plan, pins.get(name)))
     now = {name: corpus.revision for name, corpus in zip(names, found, strict=True) if corpus.revision}
     if now.items() - pins.items():

@@ -120,6 +120,7 @@ def _stage_two(
 
 def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str, Any]) -> None:
     folder = assignment.folder
+    (folder / RESULT).unlink(missing_ok=True)  # a damaged one
     probe.save(folder / PROBE)
     if assignment.keeps_predictions:
         for side, predicted in result.predictions.items():
@@ -127,6 +128,7 @@ def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str
     shown = result.test or result.valid
     if shown.confusion is not None:
         figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
+    files.seal(folder)
     # Last: a trial that has a result is done.
     files.write(folder / RESULT, json.dumps(results.summary(result) | about, indent=2))
 

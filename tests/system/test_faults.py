@@ -239,6 +239,23 @@ def test_ctrl_c_once_twice_and_a_second_driver(data: Path, storage: Path, undist
     assert audit(storage, trials=TRIALS) == undisturbed
 
 
+def test_sigterm_and_sighup_save_what_runs_and_the_next_start_goes_on(
+    data: Path, storage: Path, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    arguments = command(data, storage)
+    for number, trial, code in ((signal.SIGTERM, 1, 143), (signal.SIGHUP, 3, 129)):
+        with driver(arguments, tmp_path / number.name) as run:
+            run.until(lambda trial=trial: drivers.reported(storage, trial))  # type: ignore[misc]
+            run.tell(number)
+            told = time.monotonic()
+            assert run.wait(90) == code, run.said()
+            assert time.monotonic() - told < 30.0  # a pod has no more
+            assert "To go on, run the same command" in run.said()
+            assert "Traceback" not in run.said()
+    finish(arguments, tmp_path / "said")
+    assert audit(storage, trials=TRIALS) == undisturbed
+
+
 CLUSTER = """
 import ray
 from ray.cluster_utils import Cluster
