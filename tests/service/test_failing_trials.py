@@ -82,8 +82,8 @@ def test_failed_trials_are_run_again_once_per_request_and_beyond_the_budget(tmp_
     picks=draw.lists(draw.integers(0, 7), min_size=200, max_size=200),
 )
 def test_no_more_trials_are_asked_than_slots_can_use(slots: int, stages: int, picks: list[int]) -> None:
-    """Simulated slots: each takes a trial where there is one; then one of them ends, by any order. What was asked and
-    has not ended is never more than half as much again as runs, and one more.
+    """Simulated slots: each takes a trial where there is one; then one of them ends, by any order. Two trials
+    and a quarter of the slots may wait for a stage.
     """
     space = Space(batch_sizes=tuple(8 * (1 + n) for n in range(stages)), chunk_seconds=(0.5,))
     cell = Cell(makers.recipe(), space, Path("nowhere"))
@@ -102,7 +102,7 @@ def test_no_more_trials_are_asked_than_slots_can_use(slots: int, stages: int, pi
                 break
         running = list(search.live)
         waiting = len(search.history(cell)) - ended - len(running)
-        assert waiting <= max(1, slots // 2)
+        assert waiting <= 2 + slots // 4
         if not running:
             break
         search.finish(running[pick % len(running)], DONE)
@@ -128,4 +128,4 @@ def test_convergence_ends_a_search_whose_trials_share_their_stage(tmp_path: Path
         if not search.live:
             break
         search.finish(next(iter(search.live)), DONE)
-    assert len(search.history(cell)) <= 4 + 2
+    assert len(search.history(cell)) <= 4 + 4  # the best one, three without a better, and those asked by then

@@ -12,11 +12,10 @@ from frozen_runs import begun, run
 from mlflow import MlflowClient
 
 from audioconfit.errors import InputError
-from sweeps import identity
+from sweeps import check, identity
 from sweeps.outcome import registry
 from sweeps.outcome.registry import Registered
 from sweeps.outcome.selection import Candidate, Confirmed
-from sweeps.tracking import places
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
 from sweeps.trial.stages import StageStore
@@ -55,41 +54,30 @@ def champion(folder: Path) -> str:
     return str(MlflowClient(tracking_uri=uri).get_model_version_by_alias(NAME, "champion").version)
 
 
-def test_a_better_version_whose_files_are_gone_loses_the_alias(folder: Path) -> None:
-    assert crown(folder, valid=0.9).version == "1"
-    shutil.rmtree(folder / "storage" / "try")
-    found = crown(folder, valid=0.5)  # another sweep of that name, which must not leave a dead champion
-    assert (found.version, champion(folder)) == ("2", "2")
-    assert found.why == "It is the best."
-
-
-def test_the_same_command_registers_anew_what_has_lost_its_files(folder: Path) -> None:
-    assert [crown(folder).version, crown(folder).version] == ["1", "1"]
+def test_the_alias_goes_to_a_version_whose_files_are_there(folder: Path) -> None:
+    assert [crown(folder, valid=0.9).version for _ in range(2)] == ["1", "1"]
     shutil.rmtree(folder / "storage" / "try" / "tracking" / "artifacts")
-    assert (crown(folder).version, champion(folder)) == ("2", "2")
-
-
-def test_a_registered_model_that_was_deleted_is_made_again(folder: Path) -> None:
-    crown(folder)
+    assert (crown(folder, valid=0.9).version, champion(folder)) == ("2", "2")
+    shutil.rmtree(folder / "storage" / "try")
+    found = crown(folder, valid=0.5)  # another sweep of that name, which a better but dead champion must not outdo
+    assert (found.version, found.why, champion(folder)) == ("3", "It is the best.", "3")
     MlflowClient(tracking_uri=f"sqlite:///{folder / 'storage' / 'mlflow.db'}").delete_registered_model(NAME)
     assert (crown(folder).version, champion(folder)) == ("1", "1")
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_a_moved_storage_is_refused_until_its_places_are_written_anew(tmp_path: Path, copied: bool) -> None:
+def test_a_moved_or_copied_storage_is_refused_until_its_places_are_written_anew(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     makers.tones(old / "tones")
     crown(old)
     shutil.copytree(old, new)
-    if not copied:
-        old.rename(tmp_path / "gone")
     before = sorted(old.rglob("*"))
-    how = "is the sweep that this one was copied from" if copied else "is not there any more"
-    with pytest.raises(InputError, match=f"{how}.*check.py {new / 'storage'} --repair"):
+    with pytest.raises(InputError, match=f"is the sweep that this one was copied from.*check.py {new / 'storage'}"):
         crown(new)
-    assert sorted(old.rglob("*")) == before
-    tracking = [home / "storage" / "try" / "tracking" for home in (old, new)]
-    # The experiment, two runs (the cell's and its trial's), a model and its version.
-    assert places.move(new / "storage" / "mlflow.db", *map(places.of, tracking)) == 5
+    old.rename(tmp_path / "gone")
+    with pytest.raises(InputError, match=f"is not there any more.*check.py {new / 'storage'} --repair"):
+        crown(new)
+    assert not old.exists()
+    assert check.main([str(new / "storage"), "--repair"]) == 0
     assert (crown(new).version, champion(new)) == ("1", "1")
-    assert sorted(old.rglob("*")) == before
+    assert not old.exists()
+    assert [tmp_path / "gone" / path.relative_to(old) for path in before] == sorted((tmp_path / "gone").rglob("*"))
