@@ -60,14 +60,16 @@ class Waveforms:
         first, length = self.offsets[key]
         samples = self.samples[first : first + length]
         if key in self.sums and key not in self._seen:
-            if zlib.crc32(samples) != self.sums[key]:
+            if zlib.crc32(samples.data) != self.sums[key]:
                 raise self._damaged(key)
             self._seen.add(key)
         return samples
 
     def damaged(self) -> list[str]:
         """The clips whose samples are not those that were prepared; reads all of them."""
-        return [key for key, sum_ in self.sums.items() if zlib.crc32(self.samples[slice(*self._range(key))]) != sum_]
+        return [
+            key for key, sum_ in self.sums.items() if zlib.crc32(self.samples[slice(*self._range(key))].data) != sum_
+        ]
 
     def _range(self, key: str) -> tuple[int, int]:
         first, length = self.offsets[key]

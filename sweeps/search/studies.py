@@ -229,7 +229,7 @@ class Studies:
         if asked is not None:
             self.held.remove(asked)
             return asked
-        while len(self.held) < 2 + len(self.live) // 4:
+        while len(self.held) < 3 + len(self.live) // 4:
             asked = self._ask()
             if asked is None or asked.stage_key not in busy:
                 return asked
