@@ -4,6 +4,7 @@ were not learned comes from its folds: those of the race, or the confirmed run's
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,5 +38,5 @@ def _thresholds(folds: Sequence[Assignment]) -> tuple[float, ...] | None:
 
 def _neighbours(folds: Sequence[Assignment]) -> int | None:
     """The middle of the folds' own numbers; None where they were run before it was kept."""
-    counts = [fold.read_result().get("k") for fold in folds]
+    counts: list[Any] = [fold.read_result().get("k") for fold in folds]
     return None if None in counts else statistics.median_low(counts)

@@ -116,7 +116,7 @@ class Studies:
         if retry_failed:
             for study in self.studies.values():
                 for trial in _not_retried(study.trials):
-                    study.repeat(trial, **{AGAIN: trial.number})
+                    study.repeat(trial, again=trial.number)
         # Asked but not running: from an earlier start, or waiting for a stage that another trial is training.
         self.held = [
             _asked(self.cells[name], trial) for name, study in self.studies.items() for trial in study.running()
@@ -157,7 +157,7 @@ class Studies:
         if self.interrupted.is_set() and not result.get("ended"):
             return  # not lost: it stays RUNNING and is adopted at the next start
         if error or result.get("failed"):
-            study.tell(asked.trial, TrialState.FAIL, **{WHY: reason(result.get("failed") or RUNNER_DIED)})
+            study.tell(asked.trial, TrialState.FAIL, why=reason(result.get("failed") or RUNNER_DIED))
             if why := _hopeless(self.history(asked.cell)):
                 self.hopeless[cell] = why
         elif result.get("ended"):

@@ -134,7 +134,7 @@ def test_records_that_cannot_be_read_are_named_with_the_way_out(tmp_path: Path, 
 def test_a_damaged_database_is_named_and_an_empty_one_is_made_anew(tmp_path: Path, damage: object) -> None:
     database = tmp_path / "optuna.db"
     faults.check_database(database, tmp_path)
-    open_storage(f"sqlite:///{database}").create_new_study(directions=[])  # type: ignore[arg-type]
+    open_storage(f"sqlite:///{database}").create_new_study(directions=[])
     faults.check_database(database, tmp_path)
     assert callable(damage)
     damage(database)

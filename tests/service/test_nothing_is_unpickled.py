@@ -43,7 +43,8 @@ sys.addaudithook(_hook)  # for good: Python takes none back
 def watched() -> Iterator[list[str]]:
     """What is unpickled in the block."""
     global seen
-    seen = found = []
+    found: list[str] = []
+    seen = found
     try:
         yield found
     finally:

@@ -98,7 +98,6 @@ def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
     assert end is None
 
 
-@ray.remote
 class Short:
     """A worker's actor, to be killed."""
 
@@ -108,7 +107,7 @@ def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_re
         queue = JobQueue()
         for number in range(MOST_DEATHS):
             assert (await queue.status()).halted is None
-            actor: Any = Short.remote()
+            actor: Any = ray.remote(Short).remote()
             await actor.__ray_ready__.remote()
             await queue.join("slot-0", 0, RankProcess(actor, number, None))
             ray.kill(actor)
