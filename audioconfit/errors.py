@@ -17,6 +17,10 @@ class InputError(ValueError):
     """The input is refused. The message says what is wrong, with the value and the way out; one line per problem."""
 
 
+class Damaged(InputError):  # noqa: N818  (what happened, not what kind of thing it is)
+    """Something that was stored is not what it was. Whoever meets it must not go on with it."""
+
+
 def guard(command: Callable[[], int]) -> int:
     """The command's exit code: its own, 2 where the input is refused, 1 where a bug ended it."""
     try:

@@ -2,11 +2,18 @@
 content or the new one, and nothing in between.
 """
 
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from audioconfit.errors import InputError
+
+SUMS = "sums.json"  # size and checksum of each file of its folder
 
 
 @contextmanager
@@ -34,6 +41,47 @@ def write(path: Path, text: str) -> None:
     """A whole text file, UTF-8."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, way_out: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: the file is damaged; `way_out`: a sentence that says what to do then.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}). {way_out}") from None
+
+
+def seal(folder: Path, *names: str) -> None:
+    """Notes size and checksum of the named files in the folder, or of all, for `damaged`."""
+    here = names or [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+    noted = {name: _sum(folder / name) for name in here if name != SUMS}
+    write(folder / SUMS, json.dumps((_sums(folder) if names else {}) | noted, indent=2))
+
+
+def damaged(folder: Path) -> list[str]:
+    """The names of sealed files that are gone or are not what they were; reads each once."""
+    return [name for name, noted in _sums(folder).items() if _sum(folder / name) != list(noted)]
+
+
+def _sums(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _sum(path: Path) -> list[int]:
+    """Size and CRC-32: 1 GB/s, and against accidents, not against people."""
+    size = total = 0
+    if path.is_file():
+        with path.open("rb") as file:
+            while block := file.read(2**22):
+                size, total = size + len(block), zlib.crc32(block, total)
+    return [size, total]
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ depends on no service.
 """
 
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,9 +99,8 @@ def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, setti
         raise InputError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision fp32.")
     run = _Run(encoder, head, loss, settings)
     with randomness.private(settings.seed, ranks.rank(), device):
-        if settings.checkpoint is not None and ranks.agree(settings.checkpoint.exists()):
-            run.load(settings.checkpoint)
-        else:
+        goes_on = settings.checkpoint is not None and ranks.agree(settings.checkpoint.exists())
+        if settings.checkpoint is None or not goes_on or not run.load(settings.checkpoint):
             run.micro_batch = _micro_batch(settings.micro_batch, run, batches)
         return _Loop(run, batches).finish()
 
@@ -181,8 +181,12 @@ class _Run:
         with files.whole(file) as temporary:
             torch.save(content, temporary)
 
-    def load(self, file: Path) -> None:
-        content: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+    def load(self, file: Path) -> bool:
+        """Goes on from a checkpoint. False: it is damaged, and the run begins anew."""
+        try:
+            content: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):  # what torch has for a file that was cut or zeroed
+            return False
         if content["epoch"] > self.settings.epochs:
             raise InputError(
                 f"{file} has {content['epoch']} epochs behind it, more than the {self.settings.epochs} asked for. "
@@ -195,6 +199,7 @@ class _Run:
         # A run that goes on with more ranks than it had: the new ones begin their own streams.
         if ranks.rank() < len(content["randomness"]):
             randomness.restore(content["randomness"][ranks.rank()], self.device)
+        return True
 
 
 class _Loop:

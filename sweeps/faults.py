@@ -4,17 +4,24 @@ would meet them too, so they end the sweep, and the next start goes on with it.
 
 import errno
 import os
+import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from audioconfit.errors import InputError
 
+SMALL_BYTES = 64 * 2**20  # of a database that is read whole at each start: a tenth of a second
 LEAST_ROOM_BYTES = 2**20  # an empty file can be made on a full disk, too
 
 # SQLite and safetensors only put it into words, and so does Ray when it raises another process' error.
 WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "(os error 28)")
+
+
+PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
 
 class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of thing it is)
@@ -23,6 +30,41 @@ class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of th
 
 class Halted(Exception):  # noqa: N818
     """The sweep cannot go on here and now. The message says why and the way out; the next start goes on."""
+
+
+def masked(text: str) -> str:
+    """The text without passwords of URLs, for whatever is printed or kept."""
+    return PASSWORD.sub(r"\1***@", text)
+
+
+def check_database(path: Path, storage: Path) -> None:
+    """InputError where an SQLite database is damaged. One that is not there, or is empty, is made anew.
+
+    Of a large one only the length is compared with what its header says, which costs nothing and finds what was cut.
+    """
+    if (why := damage(path, whole=path.exists() and path.stat().st_size <= SMALL_BYTES)) is not None:
+        raise InputError(
+            f"The database {path} is damaged ({why}). python sweeps/check.py {storage} --repair makes it anew from the "
+            "journal and the results; then run the same command again."
+        )
+
+
+def damage(database: Path, *, whole: bool) -> str | None:
+    """What is wrong with an SQLite database; None: nothing, or there is none."""
+    if not database.exists() or not database.stat().st_size:
+        return None
+    size, address = database.stat().st_size, f"file:{quote(str(database.absolute()))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=60.0)) as connection:
+            pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            if pages * page > size and not database.with_name(f"{database.name}-wal").exists():
+                return f"{size} bytes of {pages * page}"
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if whole else "ok"
+    except sqlite3.OperationalError:
+        return None  # locked, or not to be read: another fault, which its user will meet
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if found == "ok" else str(found).splitlines()[-1]
 
 
 def is_full(error: BaseException) -> bool:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from audioconfit import errors
+from sweeps import interrupt
 from sweeps.faults import Halted, Interrupted
-from sweeps.interrupt import INTERRUPTED
 from sweeps.request import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a cell has no result (or a bug), 2 the request cannot be met, 130 interrupted."""
+    """The exit code: 0 done, 1 something is missing (a cell's result, a champion that MLflow did not take; or a bug), 2
+    the request cannot be met, 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP.
+    """
     return errors.guard(lambda: _start(arguments, Console()))
 
 
@@ -25,7 +27,8 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
         plan = flags.parse(arguments)
         from sweeps import sweep  # seconds of torch, Ray and MLflow, which --help and a typing error do without
 
-        return sweep.start(plan, console)
+        with interrupt.raised():
+            return sweep.start(plan, console)
     except Halted as error:
         errors.show(error)
         return errors.REFUSED
@@ -33,7 +36,7 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
         from sweeps.terminal import report
 
         report.show_interrupted(arguments, console)
-        return INTERRUPTED
+        return interrupt.exit_code()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,14 @@ class Identity:
         return f"{self.name}-{self.id}/{cell}"
 
 
+def known(folder: Path) -> str | None:
+    """The id of the sweep in this folder; None: there is none, or its record cannot be read."""
+    try:
+        return str(json.loads((folder / RECORD).read_text())["id"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def of(folder: Path, *, begun: bool) -> Identity:
     """The identity of the sweep in this folder, drawn at its first start; `begun`: earlier starts left something there.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
@@ -24,12 +25,12 @@ from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
 from sweeps.search import ranking, tuning
-from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.search.studies import Budget, Studies, open_storage, reasons
 from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
 from sweeps.tracking.journal import Outcome
-from sweeps.tracking.tracker import Tracker
+from sweeps.tracking.tracker import Tracker, check_answer
 from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
@@ -54,6 +55,8 @@ def start(plan: Plan, console: Console) -> int:
             plan = datasets.generate(plan)
         backbones.check(plan)
         faults.check_writable(plan.folder)
+        check_answer(tracking_uri(plan))  # before hours of decoding, like all that follows
+        _check_databases(plan)
         stack.enter_context(faults.watched(plan.folder))
         stack.enter_context(resuming.lease(plan.folder))
         on_cluster = joining.address() is not None
@@ -61,7 +64,7 @@ def start(plan: Plan, console: Console) -> int:
             joining.check_temporary()
         if on_cluster:
             stack.enter_context(joining.join())
-            capacity.fitting_shape(slot_request(plan))  # before hours of decoding
+            capacity.fitting_shape(slot_request(plan))
             nodes.check_shared(plan.storage.absolute(), plan.recordings)
         decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
         ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
@@ -72,6 +75,23 @@ def start(plan: Plan, console: Console) -> int:
         itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
         resuming.reconcile(plan.folder, cells)
         return Sweep(plan, itself, cells, ready, console).run()
+
+
+def tracking_uri(plan: Plan) -> str:
+    """Where MLflow is."""
+    return plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
+
+
+def optuna_url(plan: Plan) -> str:
+    """Where the studies are."""
+    return plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"
+
+
+def _check_databases(plan: Plan) -> None:
+    """InputError where a local database is damaged."""
+    for uri in (tracking_uri(plan), optuna_url(plan)):
+        if uri.startswith("sqlite:///"):
+            faults.check_database(Path(uri.removeprefix("sqlite:///")), plan.storage)
 
 
 class Sweep:
@@ -87,14 +107,14 @@ class Sweep:
             budget=Budget(plan.trials, plan.hours, plan.converged),
             root=plan.folder,
             sweep=identity,
-            storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
+            storage=open_storage(optuna_url(plan)),
             shared=bool(plan.optuna_storage),
             seed=plan.seed,
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
+            retry_failed=plan.retry_failed,
         )
-        uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
-        self.tracker = Tracker(uri, identity, plan.folder / "tracking")
+        self.tracker = Tracker(tracking_uri(plan), identity, plan.folder / "tracking")
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(
@@ -107,6 +127,7 @@ class Sweep:
             halt=self._halt,
         )
         self.problem: str | None = None
+        self.waiting: str | None = None  # why champions are not registered yet
 
     def run(self) -> int:
         """All phases; the exit code.
@@ -141,11 +162,15 @@ class Sweep:
         seen = [task.dataset for task in self.tasks.values() if task.folds > 1]
         report.show_results(self.cells, candidates, champions, self.console, seen=seen)
         report.show_seen(self.tasks.values(), self.console)
+        trials = {cell.name: reasons(self.studies.history(cell)) for cell in self.cells}
+        report.show_failed_trials(trials, self.studies.hopeless, self.console)
         report.show_failures(lost | failures, self.tracker.problems, self.console)
+        report.show_waiting(self.waiting, self.console)
         self.console.print(self.written, soft_wrap=True, markup=False)
         refitted = self.plan.refit
         report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
-        return 0 if len(candidates) == len(self.cells) else 1
+        complete = len(candidates) == len(self.cells) and self.waiting is None and self.tracker.failing is None
+        return 0 if complete else 1
 
     def _note_conduct(self, shape: SlotShape) -> None:
         """Says so where trials run otherwise than earlier ones did."""
@@ -261,10 +286,9 @@ class Sweep:
         return confirmation.assignments(cell, recipes, self.plan.folder, self.plan.micro_batch)
 
     def _crown(self, candidates: Sequence[Candidate], races: Mapping[str, Race]) -> list[registry.Registered]:
-        """Registers the best probe of each task."""
+        """Registers the best probe of each task; those that MLflow does not take wait for the next start."""
         self.table.say("registering the best probes")
-        self.tracker.flush()
-        crowned = []
+        crowned: list[registry.Registered] = []
         for dataset in dict.fromkeys(candidate.dataset for candidate in candidates):
             rivals = [candidate for candidate in candidates if candidate.dataset == dataset]
             raced = races.get(dataset)
@@ -276,7 +300,15 @@ class Sweep:
                 refit = self._refit(winner, raced)
                 score = refit.read_metrics()["test_score"]
                 why += f" Handed over: trained once more on train and valid, {score:.4f} on test."
-            crowned.append(registry.register(self.tracker, self.store, winner, why, race=raced, refit=refit))
+            if not self.tracker.flush():
+                self.waiting = self.tracker.failing or "it was too slow"
+                continue
+            try:
+                crowned.append(registry.register(self.tracker, self.store, winner, why, race=raced, refit=refit))
+            except registry.AWAY as error:
+                if faults.is_full(error):
+                    raise
+                self.waiting = faults.masked(str(error)).strip().splitlines()[0]
         self._tidy(candidates)
         return crowned
 

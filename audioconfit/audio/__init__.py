@@ -8,7 +8,7 @@ waveforms[clip.key]                            # int16, a view into the memory-m
 from audioconfit.audio.decoders import Unreadable
 from audioconfit.audio.decoding import SAMPLE_RATE, SCALE, decode, duration, resample
 from audioconfit.audio.parts import to_int16
-from audioconfit.audio.preparing import prepare
+from audioconfit.audio.preparing import place, prepare
 from audioconfit.audio.waveforms import Fault, Recordings, Waveforms, load
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "decode",
     "duration",
     "load",
+    "place",
     "prepare",
     "resample",
     "to_int16",

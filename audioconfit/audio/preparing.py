@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -67,6 +68,14 @@ def prepare(
     return waveforms
 
 
+def place(corpus: Corpus, folder: Path) -> Path:
+    """Where the corpus' store is or goes, so that no store with other recordings or labels is ever overwritten:
+    `folder@<identity>`. `folder` itself where an earlier version's store is up to date there.
+    """
+    identity = _identity(corpus, _stamps(corpus))
+    return folder if _up_to_date(folder, identity) else folder.with_name(f"{folder.name}@{identity[:12]}")
+
+
 def _decode(
     corpus: Corpus, folder: Path, identity: str, workers: int | None, progress: Progress | None, map: Map | None
 ) -> None:
@@ -119,10 +128,17 @@ def _assemble(corpus: Corpus, folder: Path, parts: Path, count: int, identity: s
         "corpus": about,
         "samples": sum(length for _, length, _ in kept),
         "lengths": [length for _, length, _ in kept],
+        "sums": _sums(folder / SAMPLES, [length for _, length, _ in kept]),
         "clips": rows_of(clip for clip, _, _ in kept),
         "faults": faults,
     }
     files.write(folder / INDEX, json.dumps(index))
+
+
+def _sums(path: Path, lengths: Iterable[int]) -> list[int]:
+    """The CRC-32 of each clip's samples, read back from the file."""
+    with path.open("rb") as samples:
+        return [zlib.crc32(samples.read(2 * length)) for length in lengths]
 
 
 def _append(part: Path, out: IO[bytes]) -> None:

@@ -1,9 +1,10 @@
 """Waveforms: a prepared corpus. Every clip as 16 kHz mono int16 in one memory-mapped file, and an index beside it."""
 
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from numpy import ndarray
 
 from audioconfit.audio.decoding import SAMPLE_RATE
 from audioconfit.corpora.clips import Clip, Corpus
-from audioconfit.errors import InputError
+from audioconfit.errors import Damaged, InputError
 
 FORMAT = 2  # of what prepare makes: a change of decoding or resampling raises it, and stores are made again
 OPENED = (1, FORMAT)  # laid out alike: whoever has nothing but a finished store goes on with it
@@ -46,11 +47,42 @@ class Waveforms:
     faults: tuple[Fault, ...]
     samples: Int16[ndarray, " total"]  # memory-mapped
     offsets: Mapping[str, tuple[int, int]]  # key -> first sample, number of samples
+    sums: Mapping[str, int] = field(default_factory=dict)  # key -> CRC-32 of its samples; none of earlier versions
+    folder: Path | None = None
+    _seen: set[str] = field(default_factory=set, compare=False)  # whose samples were compared with their sum
 
     def __getitem__(self, key: str) -> Int16[ndarray, " samples"]:
-        """The clip's samples, a view into the file: int16 / SCALE is the waveform in [-1, 1)."""
+        """The clip's samples, a view into the file: int16 / SCALE is the waveform in [-1, 1).
+
+        Raises:
+            Damaged: they are not those that were prepared. Each clip is compared once per process, 10 us per second.
+        """
         first, length = self.offsets[key]
-        return self.samples[first : first + length]
+        samples = self.samples[first : first + length]
+        if key in self.sums and key not in self._seen:
+            if zlib.crc32(samples.data) != self.sums[key]:
+                raise self._damaged(key)
+            self._seen.add(key)
+        return samples
+
+    def damaged(self) -> list[str]:
+        """The clips whose samples are not those that were prepared; reads all of them."""
+        return [
+            key for key, sum_ in self.sums.items() if zlib.crc32(self.samples[slice(*self._range(key))].data) != sum_
+        ]
+
+    def _range(self, key: str) -> tuple[int, int]:
+        first, length = self.offsets[key]
+        return first, first + length
+
+    def _damaged(self, key: str) -> Damaged:
+        """The store is taken for unfinished from now on, so that the next start decodes the recordings again."""
+        assert self.folder is not None
+        (self.folder / INDEX).unlink(missing_ok=True)
+        return Damaged(
+            f"The prepared recordings in {self.folder} are damaged: those of {key} are not what was decoded. Run the "
+            "same command again: they are decoded again, and the sweep goes on."
+        )
 
     def seconds(self, key: str) -> float:
         """The clip's duration."""
@@ -103,7 +135,8 @@ def load(folder: Path) -> Waveforms:
         offsets[clip.key] = (first, count)
         first += count
     faults = tuple(Fault(key, reason, tuple(labels)) for key, reason, labels in index["faults"])
-    return Waveforms(corpus, index["fingerprint"], faults, samples, offsets)
+    sums = dict(zip(offsets, index.get("sums", ()), strict=False))
+    return Waveforms(corpus, index["fingerprint"], faults, samples, offsets, sums, folder)
 
 
 def copies_of(clips: Sequence[Clip], digests: Sequence[str]) -> tuple[tuple[str, ...], ...]:

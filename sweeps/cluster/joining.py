@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +31,8 @@ def join(embedded_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     if address():
-        ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
+        with _own_handlers():
+            ray.init(address=address(), log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start(embedded_cpus)
     try:
@@ -46,14 +49,15 @@ def _start(cpus: int | None) -> None:
     """
     for _ in range(START_ATTEMPTS):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _own_handlers():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:  # Ray raises nothing more special
             if "timed out during startup" not in str(error):
@@ -63,6 +67,17 @@ def _start(cpus: int | None) -> None:
         f"Ray did not start within 30 s, {START_ATTEMPTS} times in a row: this machine is busy, or short of memory. "
         "Run the same command again when it has room; what is done is kept."
     )
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Ray puts a handler of its own for SIGTERM in the place of ours, and ends in an abort."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(ours) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
 
 
 def check_temporary() -> None:

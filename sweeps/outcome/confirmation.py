@@ -14,7 +14,7 @@ from sweeps.outcome import runs
 from sweeps.outcome.selection import Candidate, Confirmed
 from sweeps.request.cells import Cell
 from sweeps.slots.jobs import Jobs, JobStopped
-from sweeps.trial.assignment import RESULT, Assignment
+from sweeps.trial.assignment import AGAIN, RESULT, Assignment
 
 RECORD = "confirmed.json"
 
@@ -55,12 +55,12 @@ def recorded(folder: Path) -> list[Candidate]:
     """The candidates that `record` wrote down. InputError: no sweep has come to its end there."""
     if not (folder / RECORD).exists():
         raise InputError(f"No sweep has come to its end in {folder}; run it, or name another one with --name.")
-    cells = json.loads((folder / RECORD).read_text())
+    cells = files.read_json(folder / RECORD, AGAIN)
     return [_read(folder, name, cell) for name, cell in cells.items()]
 
 
 def _read(folder: Path, name: str, cell: dict[str, Any]) -> Candidate:
-    results = {key: json.loads((folder / "trials" / key / RESULT).read_text()) for key in cell["runs"]}
+    results = {key: files.read_json(folder / "trials" / key / RESULT, AGAIN) for key in cell["runs"]}
     assigned = [
         Assignment(Recipe(**result["recipe"]), Path(cell["prepared"]), folder, key, reads_test=True)
         for key, result in results.items()

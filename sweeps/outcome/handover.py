@@ -1,6 +1,5 @@
 """Models of the service by their names: a registered version, a trial's folder, a cell of a finished sweep."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from audioconfit import audio, method
+from audioconfit import files
 from audioconfit.classifier import DESCRIPTION, Classifier
 from audioconfit.errors import InputError
 from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
 from sweeps.outcome import confirmation
-from sweeps.trial.assignment import PROBE, RESULT, Assignment
+from sweeps.trial.assignment import AGAIN, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore
 
 STORAGE = Path("storage")  # the default of `--storage`
@@ -32,7 +31,7 @@ def load(model: str) -> Classifier:
         return _registered(model)
     folder = Path(model)
     if (folder / RESULT).is_file():
-        result = json.loads((folder / RESULT).read_text())
+        result = files.read_json(folder / RESULT, AGAIN)
         stage = Recipe(**result["recipe"]).stage_key
         return _of_trial(folder, StageStore(folder.absolute().parents[1]), stage, result)
     if (folder.parent / confirmation.RECORD).is_file():
@@ -47,10 +46,11 @@ def load(model: str) -> Classifier:
 
 
 def assemble(best: Assignment, store: StageStore) -> Classifier:
-    """The classifier of a confirmed run: its stage's encoder, its probe, its scores."""
-    split = method.split_of(best.recipe, audio.load(best.prepared))
-    result = json.loads((best.folder / RESULT).read_text())
-    return _of_trial(best.folder, store, best.recipe.stage_key, result | {"protocol": split.protocol})
+    """The classifier of a confirmed run: its stage's encoder, its probe, its classes and scores. All of it is what the
+    run itself left: the prepared recordings may be others by now.
+    """
+    result = best.read_result()
+    return _of_trial(best.folder, store, best.recipe.stage_key, result)
 
 
 def _of_trial(folder: Path, store: StageStore, stage: str, result: dict[str, Any]) -> Classifier:

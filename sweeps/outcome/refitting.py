@@ -2,9 +2,9 @@
 were not learned comes from its folds: those of the race, or the confirmed run's own validation side.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,7 +13,7 @@ from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
 from sweeps.outcome.race import Race
 from sweeps.outcome.selection import Candidate
-from sweeps.trial.assignment import PROBE, RESULT, Assignment
+from sweeps.trial.assignment import PROBE, Assignment
 
 
 def recipe(winner: Candidate, race: Race | None = None) -> Recipe:
@@ -38,5 +38,5 @@ def _thresholds(folds: Sequence[Assignment]) -> tuple[float, ...] | None:
 
 def _neighbours(folds: Sequence[Assignment]) -> int | None:
     """The middle of the folds' own numbers; None where they were run before it was kept."""
-    counts = [json.loads((fold.folder / RESULT).read_text()).get("k") for fold in folds]
+    counts: list[Any] = [fold.read_result().get("k") for fold in folds]
     return None if None in counts else statistics.median_low(counts)

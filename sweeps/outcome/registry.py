@@ -28,6 +28,7 @@ from sweeps.tracking.tracker import Tracker
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
 
+AWAY = (MlflowException, OSError)  # what a server that is away, or has lost something, is met with
 CHAMPION = "champion"
 SERVED = Path(__file__).with_name("champion.py")
 # What loading a champion and reading a recording import; audioconfit itself travels with the model.
@@ -96,6 +97,7 @@ def register(
     winner's best one.
     """
     best = refit or winner.best_run.assignment
+    mlflow.set_tracking_uri(tracker.uri)
     client, name = MlflowClient(tracking_uri=tracker.uri), model_name(winner.dataset)
     version = _version_of(client, name, tracker.sweep, best.key)
     if version is None:
@@ -128,18 +130,20 @@ def _tags(tracker: Tracker, winner: Candidate, race: Race | None, best: Assignme
 def _better_of_another_sweep(
     client: MlflowClient, name: str, sweep: Identity, tags: dict[str, str]
 ) -> ModelVersion | None:
-    """The champion so far, if it is of another sweep, of the same task, and has the higher mean validation score."""
+    """The champion so far, if it is of another sweep, of the same task, has the higher mean validation score, and can
+    still be loaded.
+    """
     if CHAMPION not in client.get_registered_model(name).aliases:
         return None
     holder: ModelVersion = client.get_model_version_by_alias(name, CHAMPION)
     held = holder.tags
     comparable = held.get("task") == tags["task"] and not _is_of(sweep, holder)
-    return holder if comparable and float(held["valid_score"]) > float(tags["valid_score"]) else None
+    is_better = comparable and float(held["valid_score"]) > float(tags["valid_score"])
+    return holder if is_better and _is_whole(holder) else None
 
 
 def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInfo:
     """The classifier as an MLflow model of the run that confirmed it."""
-    mlflow.set_tracking_uri(tracker.uri)
     with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
         classifier.save(Path(folder))
         return mlflow.pyfunc.log_model(name="classifier", **contents(Path(folder)))
@@ -173,10 +177,23 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
 
 
 def _version_of(client: MlflowClient, name: str, sweep: Identity, key: str) -> str | None:
-    """The version that was registered for this confirmed run before, by a driver that may have been killed then."""
+    """The version that was registered for this confirmed run before, by a driver that may have been killed then; one
+    whose files are gone counts for nothing.
+    """
     known = client.search_model_versions(f"name = '{name}'")
-    mine = (version for version in known if version.tags.get("key") == key and _is_of(sweep, version))
+    mine = (one for one in known if one.tags.get("key") == key and _is_of(sweep, one) and _is_whole(one))
     return next((str(version.version) for version in mine), None)
+
+
+def _is_whole(version: ModelVersion) -> bool:
+    """Whether the version's files are there: a sweep's folder may have been removed since."""
+    try:
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return any(file.path == "MLmodel" for file in listed)
 
 
 def _is_of(sweep: Identity, version: ModelVersion) -> bool:

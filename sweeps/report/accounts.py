@@ -1,12 +1,12 @@
 """Accounts: tables of what a sweep did, from its journal and records: importances, cost, race, data, failures."""
 
-import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from audioconfit import files
 from sweeps.report.record import Record, Run
 from sweeps.report.values import SEARCHED, Table, Value
 from sweeps.report.writers import shown
@@ -82,7 +82,7 @@ def costs(record: Record) -> Table:
 
 def _conduct(record: Record) -> dict[str, list[Any]]:
     path = record.folder / resuming.CONDUCT
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(files.read_json(path, "The next start of the sweep begins it anew.")) if path.exists() else {}
 
 
 def _seconds(run: Run) -> float:

@@ -1,7 +1,6 @@
 """The origin: by which command, version and commit a sweep was started, and when; noted in its folder at each start."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -11,21 +10,21 @@ from pathlib import Path
 
 import audioconfit
 from audioconfit import files
+from sweeps import faults
 
 RECORD = "origin.json"
-PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
 
 def note(folder: Path) -> None:
     """Of this process, in place of an earlier start's."""
-    command = PASSWORD.sub(r"\1***@", shlex.join(["python", *sys.argv]))
+    command = faults.masked(shlex.join(["python", *sys.argv]))
     files.write(folder / RECORD, json.dumps({"command": command, **here(), "started": now()}, indent=2))
 
 
 def of(folder: Path) -> Mapping[str, str]:
     """What was noted; nothing of sweeps that were started by an earlier version."""
     path = folder / RECORD
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(files.read_json(path, "The next start of the sweep makes it anew.")) if path.exists() else {}
 
 
 def here() -> dict[str, str]:

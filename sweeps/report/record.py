@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from audioconfit import files
 from audioconfit.errors import InputError
 from sweeps.outcome import confirmation, race
 from sweeps.outcome.selection import Candidate
 from sweeps.request import left_out, resuming
 from sweeps.tracking import journal
 from sweeps.tracking.journal import End, Metrics, Outcome, Start
+from sweeps.trial.assignment import AGAIN
 from sweeps.trial.stages import StageStore
 
 METHODS = ("finetune", "pairtune", "frozen")  # in the order of the paper's tables
@@ -111,7 +112,7 @@ def read(folder: Path, *, ended: bool = False) -> Record:
         raise InputError(f"No sweep has begun in {folder}; run it, or name another one with --name.")
     finished = (folder / confirmation.RECORD).exists()
     candidates = confirmation.recorded(folder) if finished else []
-    races = json.loads((folder / race.RECORD).read_text()) if (folder / race.RECORD).exists() else {}
+    races = files.read_json(folder / race.RECORD, AGAIN) if (folder / race.RECORD).exists() else {}
     return Record(folder, cells, sorted(candidates, key=order), _runs(folder), races, not ended and _is_running(folder))
 
 
@@ -121,12 +122,11 @@ def order(candidate: Candidate) -> tuple[str, str, int]:
 
 
 def _runs(folder: Path) -> list[Run]:
-    """The journal's runs but those of cells; a last line that is half written is passed over."""
+    """The journal's runs but those of cells; a last line that is half written, or damaged, is passed over."""
     path = folder / "tracking" / journal.EVENTS
     content = path.read_bytes() if path.exists() else b""
     found: dict[str, Run] = {}
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
-        event = journal.decode(line)
+    for event in journal.readable(content):
         run = found.get(event.key)
         match event:
             case Start() if event.cell is not None and run is None:

@@ -1,19 +1,18 @@
 """Tables of what a sweep found: the paper's three, scores by class and by speaker, and what sets the methods apart."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from audioconfit import audio, bootstrap, method, representation, scores
 from audioconfit.bootstrap import Difference
+from audioconfit.errors import InputError
 from audioconfit.features import Features
 from sweeps.outcome import references, selection
 from sweeps.outcome.selection import Candidate
 from sweeps.report import accounts
 from sweeps.report.record import METHODS, Record
 from sweeps.report.values import SEARCHED, TITLES, Table, Value
-from sweeps.trial.assignment import RESULT
 from sweeps.trial.stages import StageStore
 
 
@@ -95,7 +94,13 @@ def _settings(record: Record) -> Table:
 def _datasets(record: Record) -> Table:
     rows: list[list[Value]] = []
     for run in {one.dataset: one.best_run for one in record.candidates}.values():
-        waveforms = audio.load(run.assignment.prepared)
+        try:
+            waveforms = audio.load(run.assignment.prepared)
+        except InputError:
+            waveforms = None
+        if waveforms is None or waveforms.fingerprint != run.recipe.fingerprint:
+            rows.append([run.recipe.dataset, *[None] * 5, "its recordings are not there as they were"])
+            continue
         split = method.split_of(run.recipe, waveforms)
         sides = [len(side) for side in (split.train, split.valid, split.test)]
         hours = f"{waveforms.total_seconds / 3600:.2f}"
@@ -237,7 +242,7 @@ def test_features(stage: str, store: StageStore) -> Features:
 
 def result_of(candidate: Candidate) -> dict[str, Any]:
     """What the run that is handed over left: classes, confusion, groups."""
-    return dict(json.loads((candidate.best_run.assignment.folder / RESULT).read_text()))
+    return candidate.best_run.assignment.read_result()
 
 
 def _classes(record: Record) -> Table:

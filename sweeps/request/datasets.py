@@ -24,6 +24,7 @@ from sweeps.request.left_out import LeftOut
 from sweeps.request.plan import Plan
 
 SHOWN_NAMES, SHOWN_COPIES = 5, 3
+PREPARED = "prepared"  # in the storage: a store per corpus and content
 PINS = "hub.json"  # in the sweep's folder: the id of a data set as it was asked for, and its commit
 # Of the demo's stand-ins, in parts of each sound: what leaves its backbones between a fifth and nine tenths right.
 DEMO_NOISE, OTHER_NOISE = {"timit": 0.5, "esc50": 6.0}, 0.5
@@ -60,7 +61,8 @@ def prepare(plan: Plan, console: Console, *, map: Map | None = None) -> list[Tas
 def _loaded(names: Sequence[str], plan: Plan) -> list[Corpus]:
     """Data sets of the hub as they were when this sweep began: PINS in its folder has their commits."""
     path = plan.folder / PINS
-    pins: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    way_out = "Remove it; the newest commits are taken then, and refused where their content is another."
+    pins: dict[str, str] = files.read_json(path, way_out) if path.exists() else {}
     found = _together(names, lambda name: _load(name, plan, pins.get(name)))
     now = {name: corpus.revision for name, corpus in zip(names, found, strict=True) if corpus.revision}
     if now.items() - pins.items():
@@ -123,7 +125,8 @@ def _fetch(name: str, data: Path, console: Console) -> None:
 
 
 def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task:
-    folder = plan.storage.absolute() / "prepared" / _store(corpus, plan)
+    # A sweep over other recordings or labels under that name must not take the store of one that runs.
+    folder = audio.place(corpus, plan.storage.absolute() / PREPARED / _store(corpus, plan))
     with _bar(console) as bar:
         line = bar.add_task(f"preparing {corpus.name}", total=len(corpus.clips))
         waveforms = audio.prepare(
@@ -147,9 +150,7 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
 
 
 def _store(corpus: Corpus, plan: Plan) -> str:
-    """The name of the corpus' store: one for each commit and choice of columns, so that a sweep over another one does
-    not take the store of a sweep that runs.
-    """
+    """What the corpus' store is called: by its name, commit and choice of columns."""
     columns = {} if corpus.name in CORPORA else plan.columns.given
     said = [corpus.name, *([corpus.revision[:12]] if corpus.revision else []), *map("=".join, columns.items())]
     return re.sub(r"[/\\]", "_", "@".join(said))

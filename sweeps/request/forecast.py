@@ -2,16 +2,17 @@
 short calibration: one PairTune step of each backbone on this machine's device.
 """
 
-import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from audioconfit import encoders, losses, method
+from audioconfit import encoders, files, losses, method
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.errors import InputError
 from sweeps.request.cells import Cell
@@ -79,7 +80,7 @@ def pace(name: str, folder: Path, *, threads: int = 1) -> Pace | None:
     except InputError:
         return None  # the sweep itself will say so; a plan needs no network
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    trials = [json.loads(path.read_text()) for path in folder.glob(f"trials/*/{RESULT}")]
+    trials = list(_readable(folder.glob(f"trials/*/{RESULT}")))
     trained = [one for one in trials if one["recipe"]["backbone"] == name and one.get("trained_seconds")]
     if trained:
         seconds = sum(one["trained_seconds"] for one in trained) / sum(one["cost"] for one in trained)
@@ -88,6 +89,13 @@ def pace(name: str, folder: Path, *, threads: int = 1) -> Pace | None:
     return Pace(
         _step_seconds(encoder, device, threads), parameters, encoder.dim, f"from a short calibration on this {device}"
     )
+
+
+def _readable(results: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """What trials left; a plan passes over what is damaged."""
+    for path in results:
+        with suppress(InputError):
+            yield files.read_json(path, "")
 
 
 def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -> Forecast:

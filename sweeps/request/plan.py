@@ -108,6 +108,7 @@ class Plan(BaseModel):
             "HOW",
         ),
     ] = None
+    retry_failed: Annotated[bool, Flag(SEARCH, "run failed trials again, beyond --trials")] = False
     refit: Annotated[bool, Flag(SEARCH, "train the champion once more on train and valid before it is handed over")] = (
         False
     )

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,10 @@ def lease(folder: Path) -> Iterator[None]:
 def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     """The settings of the cells that earlier starts of the sweep had, by the cell's name."""
     path = folder / RECORD
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    if not path.exists():
+        return {}
+    way_out = f"python sweeps/check.py {folder.parent} --repair writes it anew from the studies."
+    return dict(files.read_json(path, way_out))
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -89,7 +92,9 @@ def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | Non
     where that shifts the numbers of later trials against those of earlier ones.
     """
     path = folder / CONDUCT
-    known: dict[str, list[float | None]] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, list[float | None]] = {}
+    with suppress(FileNotFoundError, InputError):  # it only tells; one that is damaged begins anew
+        known = files.read_json(path, "")
     used = {flag: list(dict.fromkeys([*known.get(flag, ()), value])) for flag, value in conduct.items()}
     files.write(path, json.dumps(used, indent=2))
     mixed = [f"{flag} {', '.join(map(_shown, values))}" for flag, values in used.items() if len(values) > 1]

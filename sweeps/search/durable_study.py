@@ -6,13 +6,14 @@ trial never asked, or not told yet, but never half a trial. Only one process may
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -50,13 +51,24 @@ class DurableStudy:
         self.ids.append(self.storage.create_new_trial(self.id, whole))
         return trial
 
+    def repeat(self, trial: FrozenTrial, **attributes: Any) -> None:
+        """Asks for an ended trial's point once more."""
+        again = create_trial(
+            state=TrialState.RUNNING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=attributes,
+        )
+        self.study.add_trial(again)
+        self.ids.append(self.storage.create_new_trial(self.id, again))
+
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Stores an early score, once per step."""
         if step not in self.trials[trial.number].intermediate_values:
             self.storage.set_trial_intermediate_value(self.ids[trial.number], step, value)
             trial.report(value, step)
 
-    def tell(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: float) -> None:
+    def tell(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: Any) -> None:
         """Stores how the trial ended. A pruned trial's value is its last early score."""
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)

@@ -76,7 +76,8 @@ def _check_folder(cell: Cell, folder: Path) -> None:
     if any(folder.glob(f"trials/{glob.escape(cell.name)}-[0-9][0-9][0-9][0-9]/{RESULT}")):
         raise InputError(
             f"{folder} has trials of {cell.name}, but Optuna's storage has no study of them. Name the --optuna-storage "
-            "that the sweep began with (none: optuna.db in its folder), or choose another --name."
+            "that the sweep began with (none: optuna.db in its folder). Where that is lost, python sweeps/check.py "
+            f"{folder.parent} --repair writes it anew from the journal."
         )
 
 

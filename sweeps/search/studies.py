@@ -4,9 +4,11 @@ Optuna's storage is the truth, and a restart continues from it: finished trials 
 the same key and go on from their checkpoint. Knows nothing of Ray; tuning.py puts the studies behind Ray Tune.
 """
 
+import re
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from audioconfit.errors import InputError
+from sweeps import faults
 from sweeps.identity import Identity
 from sweeps.request.cells import Cell, Space
 from sweeps.search import ownership, ranking
@@ -30,7 +34,13 @@ from sweeps.trial.assignment import Assignment
 # The early score that pruning compares, and the final score that the search maximises.
 EARLY_SCORE, SCORE = "valid_knn", "valid_score"
 
+HOPELESS_TRIALS = 5  # a cell whose first ones all fail for one reason is asked for no more
+WHY, AGAIN = "why", "again"  # a trial's attributes: why it failed; the number of the failed one that it repeats
 STARTUP_TRIALS = 5  # drawn at random and run to the end, before TPE and pruning have enough to go by
+
+
+RUNNER_DIED = "Tune's own actor for this trial died three times."
+LONGEST_REASON = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ class Studies:
         seed: int = 0,
         early_stopping: bool = True,
         micro_batch: int | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.cells = {cell.name: cell for cell in cells}
         self.budget, self.root, self.seed = budget, root, seed
@@ -102,10 +113,15 @@ class Studies:
             cell.name: _open(cell, ownership.claim(cell, sweep, storage, folder=root, shared=shared), storage)
             for cell in cells
         }
+        if retry_failed:
+            for study in self.studies.values():
+                for trial in _not_retried(study.trials):
+                    study.repeat(trial, again=trial.number)
         # Asked but not running: from an earlier start, or waiting for a stage that another trial is training.
         self.held = [
             _asked(self.cells[name], trial) for name, study in self.studies.items() for trial in study.running()
         ]
+        self.hopeless = {name: why for name, cell in self.cells.items() if (why := _hopeless(self.history(cell)))}
         self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
@@ -141,7 +157,9 @@ class Studies:
         if self.interrupted.is_set() and not result.get("ended"):
             return  # not lost: it stays RUNNING and is adopted at the next start
         if error or result.get("failed"):
-            study.tell(asked.trial, TrialState.FAIL)
+            study.tell(asked.trial, TrialState.FAIL, why=reason(result.get("failed") or RUNNER_DIED))
+            if why := _hopeless(self.history(asked.cell)):
+                self.hopeless[cell] = why
         elif result.get("ended"):
             study.tell(asked.trial, TrialState.COMPLETE, result[SCORE], cost=result["cost"])
             self.stale[cell] = 0 if study.study.best_trial.number == asked.trial.number else self.stale[cell] + 1
@@ -191,22 +209,32 @@ class Studies:
     def _left(self, name: str) -> int:
         """How many more trials a cell may ask for."""
         hours, converged = self.budget.hours, self.budget.converged
+        if name in self.hopeless:
+            return 0
         if hours is not None and time.monotonic() - self.began > 3600 * hours:
             return 0
         if converged is not None and self.stale[name] >= converged:
             return 0
-        return max(0, self.budget.trials - self.asked[name])
+        repeated = sum(AGAIN in trial.user_attrs for trial in self.studies[name].trials)
+        return max(0, self.budget.trials + repeated - self.asked[name])
 
     def _next(self) -> Asked | None:
-        """The next trial whose stage 1 is not already being trained; held trials first."""
+        """The next trial whose stage 1 is not already being trained; held trials first.
+
+        One that must wait for a stage is held, but not many of them: a trial that is asked early is asked in ignorance
+        of what those before it reach, and counts for the budget.
+        """
         busy = {asked.stage_key for asked in self.live.values()}
         asked = next((asked for asked in self.held if asked.stage_key not in busy), None)
         if asked is not None:
             self.held.remove(asked)
             return asked
-        while (asked := self._ask()) is not None and asked.stage_key in busy:
+        while len(self.held) < 3 + len(self.live) // 4:
+            asked = self._ask()
+            if asked is None or asked.stage_key not in busy:
+                return asked
             self.held.append(asked)
-        return asked
+        return None
 
     def _ask(self) -> Asked | None:
         """A trial of the least served cell; of equals, of the cell that improved last. None: all trials were asked."""
@@ -243,7 +271,37 @@ def open_storage(url: str) -> BaseStorage:
     if url.startswith("journal:"):
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=connect)
+    try:
+        return RDBStorage(url, engine_kwargs=connect)
+    except Exception as error:  # no URL, a driver that is not installed, a database that is away or refuses us
+        if faults.is_full(error):
+            raise
+        why = faults.masked(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        raise InputError(f"--optuna-storage: {faults.masked(url)} cannot be used ({why}).") from error
+
+
+def reasons(trials: Sequence[FrozenTrial]) -> Counter[str]:
+    """Why trials failed, and how many for each reason; of those that were run again the last time counts."""
+    return Counter(trial.user_attrs.get(WHY, "unknown") for trial in _not_retried(trials))
+
+
+def _not_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The failed trials that no later one repeats."""
+    again = {trial.user_attrs.get(AGAIN) for trial in trials}
+    return [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in again]
+
+
+def _hopeless(trials: Sequence[FrozenTrial]) -> str | None:
+    """Why a cell is asked for no more trials: all that have ended failed for one reason, and they are enough."""
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    found = reasons(trials)
+    alike = len(found) == 1 and all(trial.state == TrialState.FAIL for trial in ended)
+    return next(iter(found)) if alike and found.total() >= HOPELESS_TRIALS else None
+
+
+def reason(why: str) -> str:
+    """The first line without its numbers, so that alike reasons are one."""
+    return re.sub(r"\d+(\.\d+)?", "#", why.strip().splitlines()[0])[:LONGEST_REASON]
 
 
 def _asked(cell: Cell, trial: optuna.trial.Trial) -> Asked:

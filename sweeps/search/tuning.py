@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from sweeps import faults
 from sweeps.request.cells import Cell
 from sweeps.search import ranking
-from sweeps.search.studies import SCORE, Studies
+from sweeps.search.studies import RUNNER_DIED, SCORE, Studies
 from sweeps.search.trainable import Trial
 from sweeps.slots.jobs import Jobs
 from sweeps.tracking.journal import Outcome
@@ -167,8 +167,7 @@ class Record(tune.Callback):
         self._tidy(self.studies.cells[cell], trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        why = "Tune's own actor for this trial died three times."
-        self.tracker.end(trial.config["job"].key, Outcome.FAILED, why=why)
+        self.tracker.end(trial.config["job"].key, Outcome.FAILED, why=RUNNER_DIED)
         self.listener.ended(trial.config["cell"], Outcome.FAILED)
 
     def _tidy(self, cell: Cell, number: int) -> None:
@@ -230,7 +229,7 @@ def settle(studies: Studies, tracker: Tracker) -> None:
     for assignment, state in studies.ended():
         if assignment.key not in tracker.begun:
             continue
-        if state == TrialState.COMPLETE:
+        if state == TrialState.COMPLETE and assignment.is_done:
             tracker.metrics(assignment.key, assignment.recipe.epochs + 1, assignment.read_metrics())
         tracker.end(assignment.key, OUTCOMES[state], files=assignment.folder)
 

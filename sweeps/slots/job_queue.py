@@ -19,6 +19,7 @@ LISTEN_SECONDS = 3.0
 # A shorter pause is no reason to give a machine back: the confirmation follows on the search within seconds.
 IDLE_SECONDS = 60.0
 ATTEMPTS = 3  # at a job, without progress
+MOST_DEATHS = 5
 CLOSED, CANCELLED, DONE = "closed", "cancelled", "done"
 
 
@@ -89,6 +90,7 @@ class JobQueue:
         self.warm: dict[str, str | None] = {}
         self.idle_since: dict[str, float] = {}
         self.needed: int | None = None  # how many slots the sweep can use; None: all
+        self.deaths: dict[str, int] = {}  # of a slot's workers in a row, none of which took a job
         self.events: list[Event] = []
         self.closed = self.interrupted = False
         self.halted: str | None = None
@@ -151,6 +153,7 @@ class JobQueue:
             taken = self._next(slot)
             if taken is None:
                 return None
+            self.deaths.pop(slot, None)
             self.idle_since.pop(slot, None)  # a dead worker's request may still be waiting beside its successor's
             taken.slot, taken.heard, taken.attempts = slot, time.time(), taken.attempts + 1
             self.warm[slot] = taken.job.warmth
@@ -291,8 +294,22 @@ class JobQueue:
                 ray.kill(process.actor)
         if silent or dead:
             self._forget(slot)
+            if not running:
+                await self._count_death(slot)
             for entry in running:
                 self._requeue(entry, f"silent for {self.patience_seconds:.0f} s" if silent else "its worker died")
+
+    async def _count_death(self, slot: str) -> None:
+        """A worker died before it took a job, killed for memory more often than not; its successors do the same."""
+        self.deaths[slot] = self.deaths.get(slot, 0) + 1
+        self._log("died", slot, f"before it took a job, {self.deaths[slot]} of {MOST_DEATHS} times")
+        if self.deaths[slot] >= MOST_DEATHS:
+            self.halted = self.halted or (
+                f"The workers of {slot} died {MOST_DEATHS} times in a row before they took a job: most likely their "
+                "machine has no memory left for them. Ask for fewer at a time (--slots, --workers-per-trial) or take a "
+                "larger machine, then run the same command again."
+            )
+            await self.interrupt()
 
     def _is_silent(self, entry: Entry) -> bool:
         return time.time() - entry.heard > self.patience_seconds

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from ray import train
 
+from audioconfit.errors import Damaged
 from audioconfit.training import Diverged
 from sweeps import faults
 from sweeps.faults import Halted
@@ -98,7 +99,7 @@ def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
         if world > 1 and _collective_broke(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        if isinstance(error, Halted):
+        if isinstance(error, Halted | Damaged):
             return Failure(str(error), harmless=True, halts=True)
         full = faults.is_full(error)
         return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, HARMLESS), halts=full)

@@ -196,9 +196,28 @@ def show_failures(failures: dict[str, str], problems: Sequence[str], console: Co
     for key, why in failures.items():
         console.print(f"[red]{key} failed:[/red] {why}", soft_wrap=True)
     for problem in problems:
-        console.print(
-            f"[yellow]MLflow did not take everything; the next start of this sweep sends the rest:[/yellow] {problem}"
-        )
+        console.print("[yellow]MLflow does not have everything; the next start of this sweep sends the rest:[/yellow]")
+        console.print(f"  {problem}", soft_wrap=True, markup=False)
+
+
+def show_failed_trials(reasons: Mapping[str, Mapping[str, int]], stopped: Mapping[str, str], console: Console) -> None:
+    """Why trials of the search failed, by cell, and which cells were given up."""
+    for cell, counts in reasons.items():
+        for why, count in counts.items():
+            console.print(f"{cell}: {count} trials failed: {why}", style="red", soft_wrap=True, markup=False)
+        if cell in stopped:
+            console.print(
+                "  All that ended failed so, and the search of this cell was ended; mend it, then run the same"
+            )
+            console.print("  command with --retry-failed.")
+
+
+def show_waiting(why: str | None, console: Console) -> None:
+    """That champions are not registered yet, if so."""
+    if why is not None:
+        console.print("[yellow]The best probes are not registered yet, for MLflow did not take them:[/yellow]")
+        console.print(f"  {why}", soft_wrap=True, markup=False)
+        console.print("Run the same command again when it does; nothing is trained again.")
 
 
 def show_links(uri: str, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool) -> None:

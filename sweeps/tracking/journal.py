@@ -8,7 +8,8 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from audioconfit import files
 
-EVENTS = "events.jsonl"  # in the sweep's folder `tracking`
+EVENTS, MARK = "events.jsonl", "events.applied"  # in the sweep's folder `tracking`
 
 
 class Outcome(StrEnum):
@@ -71,6 +72,7 @@ class End:
 
 
 Event = Start | Metrics | Note | End
+DAMAGES = (ValueError, TypeError, KeyError, AttributeError)  # of a line that is no event
 KINDS: dict[str, type[Start] | type[Metrics] | type[Note] | type[End]] = {
     "start": Start,
     "metrics": Metrics,
@@ -84,20 +86,22 @@ class Journal:
     """The events of one sweep, in order; opened where an earlier driver left it.
 
     `unapplied` are the events that MLflow has not got, with their numbers; `known` the keys of all events before this
-    start; `begun` the keys whose end is not in the journal.
+    start; `begun` the keys whose end is not in the journal; `damaged` the lines that cannot be read, and are left out.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self._mark = folder / EVENTS, folder / "events.applied"
+        self.path, self._mark = folder / EVENTS, folder / MARK
         self.begun: set[str] = set()
-        self.applied = int(self._mark.read_text()) if self._mark.exists() else 0
-        events = self._read()
-        for event in events:
+        self.damaged: list[int] = []
+        lines = self._read()
+        self._events = [(number, event) for number, event in enumerate(lines) if event is not None]
+        self.written = len(lines)
+        self.applied = min(self._applied(), self.written)
+        for _, event in self._events:
             self._note(event)
-        self.known = {event.key for event in events}
-        self.unapplied = list(enumerate(events))[self.applied :]
-        self.written = len(events)
+        self.known = {event.key for _, event in self._events}
+        self.unapplied = [(number, event) for number, event in self._events if number >= self.applied]
         self._writing = threading.Lock()
         self._file = self.path.open("ab", buffering=0)
 
@@ -113,6 +117,11 @@ class Journal:
             then(self.written, event)
             self.written += 1
             self._note(event)
+
+    def replay(self) -> None:
+        """MLflow has lost what it had: every event is unapplied again."""
+        self.unapplied = list(self._events)
+        self.mark_applied(0)
 
     def mark_applied(self, count: int) -> None:
         """Remembers that MLflow has the first `count` events."""
@@ -132,21 +141,42 @@ class Journal:
             os.truncate(self.path, end)
             raise
 
-    def _read(self) -> list[Event]:
-        """All events. A last line that a kill left half written is cut off."""
+    def _applied(self) -> int:
+        """What the mark says. Where it says nothing MLflow is told all again, which changes nothing that it has."""
+        try:
+            return max(0, int(self._mark.read_text()))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def _read(self) -> list[Event | None]:
+        """All events, None for a line that is none. A last line that a kill left half written is cut off."""
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self.path, whole)
-        return [decode(line) for line in content[:whole].splitlines()]
+        return [self._decoded(number, line) for number, line in enumerate(content[:whole].split(b"\n")[:-1])]
+
+    def _decoded(self, number: int, line: bytes) -> Event | None:
+        try:
+            return decode(line)
+        except DAMAGES:
+            self.damaged.append(number + 1)
+            return None
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Start):
             self.begun.add(event.key)
         elif isinstance(event, End):
             self.begun.discard(event.key)
+
+
+def readable(content: bytes) -> Iterator[Event]:
+    """The events of a journal's content, for readers; what is half written or damaged is passed over."""
+    for line in content.split(b"\n")[:-1]:
+        with suppress(*DAMAGES):
+            yield decode(line)
 
 
 def encode(event: Event) -> bytes:

@@ -4,12 +4,15 @@ Each event goes to the journal first (microseconds); a thread drains the journal
 `log_batch` per run and turn. Everything is keyed by the trial's own key, so a restarted trial goes on in its run.
 """
 
+import itertools
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,15 +24,17 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from audioconfit.errors import InputError
 from sweeps import faults, identity
 from sweeps.identity import Identity
-from sweeps.tracking import mlflow_page
+from sweeps.tracking import mlflow_page, places
 from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
 
-ANSWER_SECONDS = 20.0  # a tracking server that was started beside the sweep needs a while
-RETRY_SECONDS = (0, 1, 5, 30)
+ANSWER_SECONDS = 10.0  # a tracking server that was started beside the sweep needs a while
+RETRY_SECONDS = (1.0, 5.0, 30.0)  # between attempts, the last one for as long as the sweep runs
+AWAY_SECONDS = 20.0  # of attempts in vain, after which nobody waits for MLflow any longer
 # Events within a second go to MLflow together: a short trial's run is opened, filled and ended in three calls.
 GATHER_SECONDS, GATHER_EVENTS = 1.0, 1000
 LONGEST_VALUE, LONGEST_TAG = 6000, 4000  # characters of a parameter and of a tag in MLflow
 BATCH_METRICS = 900  # MLflow takes 1000 metrics and 100 parameters a call
+USER = re.compile(r"://[^/@]*@")
 STATUS = {Outcome.FAILED: "FAILED", Outcome.DROPPED: "KILLED"}  # FINISHED otherwise
 
 
@@ -58,17 +63,28 @@ class Tracker:
 
     def __init__(self, uri: str, sweep: Identity, folder: Path) -> None:
         self.uri, self.sweep, self.folder = uri, sweep, folder
-        _check_answer(uri)
-        self.client = MlflowClient(tracking_uri=uri)
-        self.experiment = self._experiment()
+        check_answer(uri)
+        try:
+            self.client = MlflowClient(tracking_uri=uri)
+            self.experiment = self._experiment()
+        except InputError:
+            raise
+        except Exception as error:  # a wrong scheme, a driver that is not installed, a database that refuses us
+            why = faults.masked(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            raise InputError(f"--tracking-uri: MLflow at {faults.masked(uri)} cannot be used ({why}).") from error
         self.journal = Journal(folder)
+        if self.journal.applied and not self._has_runs():
+            self.journal.replay()
         self.runs: dict[str, TrackedRun] = {}
-        self.problems: list[str] = []
+        self.failing: str | None = None  # why MLflow takes nothing just now
+        self.problems = [
+            f"Line {number} of {self.journal.path} is damaged and was left out." for number in self.journal.damaged
+        ]
         self._perhaps_there = set(self.journal.known)  # keys that MLflow may have a run of; others are not looked for
         self._events: queue.Queue[tuple[int, Event] | None] = queue.Queue()
         for item in self.journal.unapplied:
             self._events.put(item)
-        self._hurried = threading.Event()
+        self._hurried, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
@@ -117,19 +133,26 @@ class Tracker:
 
     def attach(self, cell: str, file: Path) -> None:
         """Gives a cell's run a file more. What MLflow does not take is one of the `problems`."""
-        self.flush()
+        if not self.flush():
+            return
         try:
             self.client.log_artifact(self.run_id(_parent(cell)), str(file))
         except Exception as error:  # whatever a server or a network can do: the file stays where it is
-            self.problems.append(f"{file.name}: {type(error).__name__}: {error}")
+            self.problems.append(faults.masked(f"{file.name}: {type(error).__name__}: {error}"))
 
-    def flush(self, timeout_seconds: float = 120.0) -> None:
-        """Waits until MLflow has everything that was reported so far."""
-        deadline = time.monotonic() + timeout_seconds
+    def flush(self, timeout_seconds: float = 120.0) -> bool:
+        """Waits until MLflow has everything that was reported so far. False: it has not, and takes nothing."""
+        began = time.monotonic()
         self._hurried.set()
-        while self.journal.applied < self.journal.written and not self.problems and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._hurried.clear()
+        try:
+            while self.journal.applied < self.journal.written:
+                spent = time.monotonic() - began
+                if spent > timeout_seconds or (self.failing and spent > AWAY_SECONDS) or not self._thread.is_alive():
+                    return False
+                time.sleep(0.05)
+            return True
+        finally:
+            self._hurried.clear()
 
     def run_id(self, key: str) -> str:
         """The MLflow run of a trial that was reported and flushed."""
@@ -137,15 +160,20 @@ class Tracker:
             found = self._found(key)
             if found is None:
                 why = "; ".join(self.problems) or "it was never reported"
-                raise RuntimeError(f"MLflow at {self.uri} has no run for {key}: {why}")
+                raise RuntimeError(f"MLflow at {faults.masked(self.uri)} has no run for {key}: {why}")
             return str(found.info.run_id)
         return self.runs[key].id
 
     def close(self, timeout_seconds: float = 120.0) -> None:
-        """Waits until MLflow has what the journal has. The next start replays what MLflow did not take."""
+        """Waits until MLflow has what the journal has, or refuses it once more. The next start replays what it did not
+        take, which is then one of the `problems`.
+        """
         self._hurried.set()
+        self._closing.set()
         self._events.put(None)
         self._thread.join(timeout_seconds)
+        if self.failing is not None:
+            self.problems.append(self.failing)
         self.journal.close()
 
     def _write(self, event: Event) -> None:
@@ -166,19 +194,28 @@ class Tracker:
                 return  # the journal keeps the rest
 
     def _deliver(self, events: Sequence[Event], applied: int) -> bool:
-        for seconds in RETRY_SECONDS:
-            time.sleep(seconds)
+        """Tries until MLflow has the events; once the sweep closes, only once more."""
+        for attempt in itertools.count():
+            is_last = self._closing.is_set()
             try:
                 self._apply(events)
                 self.journal.mark_applied(applied)
+                self.failing = None
                 return True
             except Exception as error:  # whatever a server or a network can do: tried again, reported at the end
-                problem = f"{type(error).__name__}: {error}"
+                self.failing = faults.masked(f"{type(error).__name__}: {error}")
                 self._perhaps_there.update(event.key for event in events)
-                if faults.is_full(error):  # waiting makes no room
-                    break
-        self.problems.append(problem)
+            if is_last:
+                break
+            self._pause(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
         return False
+
+    def _pause(self, seconds: float) -> None:
+        """Between two attempts: a second where somebody waits for them, none where the sweep closes."""
+        began = time.monotonic()
+        while not self._closing.wait(0.1):
+            if time.monotonic() - began > (min(seconds, 1.0) if self._hurried.is_set() else seconds):
+                return
 
     def _apply(self, events: Iterable[Event]) -> None:
         """One turn: the events of each run in order, its parameters, tags and metrics in one batch."""
@@ -213,6 +250,11 @@ class Tracker:
         self.runs[key] = TrackedRun(run.info.run_id)
         return self.runs[key]
 
+    def _has_runs(self) -> bool:
+        """Whether MLflow has any run of this sweep: its database may have been removed, or the runs deleted."""
+        mine = "" if self.sweep.early else f"tags.{identity.TAG} = '{self.sweep.id}'"
+        return bool(self.client.search_runs([self.experiment], mine, max_results=1))
+
     def _found(self, key: str) -> Run | None:
         """The sweep's run of that key. One that bears its id comes before one that bears none."""
         found = self.client.search_runs([self.experiment], f"tags.key = '{key}'")
@@ -243,37 +285,40 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.sweep.name)
         if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
             raise InputError(
-                f"The experiment {self.sweep.name!r} was deleted in MLflow at {self.uri}. Restore it "
+                f"The experiment {self.sweep.name!r} was deleted in MLflow at {faults.masked(self.uri)}. Restore it "
                 f"(mlflow experiments restore -x {found.experiment_id}) or choose another --name."
             )
+        local = not self.uri.startswith("http")
         if found is not None:
+            if local:
+                places.check(found.artifact_location, self.folder, self.sweep)
             return str(found.experiment_id)
         # A database alone has nowhere to put artefacts; a server proxies them and must be left to choose.
-        local = not self.uri.startswith("http")
-        location = (self.folder / "artifacts").absolute().as_uri() if local else None
+        location = places.of(self.folder) if local else None
         experiment = self.client.create_experiment(self.sweep.name, artifact_location=location)
         self.client.set_experiment_tag(experiment, mlflow_page.TAG, mlflow_page.shared())
         return str(experiment)
 
 
-def _check_answer(uri: str) -> None:
+def check_answer(uri: str) -> None:
     """InputError where a tracking server does not answer: MLflow itself would try for minutes, without a word."""
     if not uri.startswith("http"):
         return
+    address = USER.sub("://", uri.rstrip("/"))  # a server tells anybody that it is there
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            with urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            with urlopen(f"{address}/health", timeout=max(1.0, deadline - time.monotonic())):
                 return
         except HTTPError:
             return  # an answer
-        except (OSError, ValueError) as error:  # unreachable, or no address at all
-            if time.monotonic() > deadline:
+        except (OSError, ValueError, HTTPException) as error:  # unreachable, or no address at all
+            if time.monotonic() > deadline - 1.0:
                 raise InputError(
-                    f"MLflow at {uri} does not answer ({getattr(error, 'reason', error)}). Start the server, or name "
-                    "another with --tracking-uri; without it the sweep keeps its own database."
+                    f"MLflow at {faults.masked(uri)} does not answer ({getattr(error, 'reason', error)}). Start the "
+                    "server, or name another with --tracking-uri; without it the sweep keeps its own database."
                 ) from None
-            time.sleep(1.0)
+            time.sleep(0.5)
 
 
 def _batch(events: Iterable[Event], *, after: int) -> Batch:

@@ -1,17 +1,21 @@
 """The assignment: one trial as the driver hands it out, and the files by which others find its result."""
 
-import json
 import pickle
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from audioconfit import predictions
+from audioconfit import files, predictions
+from audioconfit.errors import InputError
 from audioconfit.predictions import Predictions
 from audioconfit.recipe import Recipe
 from sweeps.slots.job_queue import Job
 
 # The files of a trial's folder that others read.
 RESULT, PROBE, PREDICTIONS = "result.json", "probe.safetensors", "predictions-{side}.safetensors"
+
+AGAIN = "The command of the sweep, run again, makes it anew."
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,20 @@ class Assignment:
 
     @property
     def is_done(self) -> bool:
-        """Whether the trial has left its result."""
-        return (self.folder / RESULT).exists()
+        """Whether the trial has left its result, and it can be read; else it is run again, and finds its stage 1."""
+        try:
+            stamp = (self.folder / RESULT).stat().st_mtime_ns
+            return "metrics" in self.read_result() and _is_whole(self.folder, stamp)
+        except (FileNotFoundError, InputError):
+            return False
+
+    def read_result(self) -> dict[str, Any]:
+        """All that a trial that is done says of itself. InputError: its file is damaged."""
+        return dict(files.read_json(self.folder / RESULT, AGAIN))
 
     def read_metrics(self) -> dict[str, float]:
-        """The scores of a trial that is done."""
-        metrics: dict[str, float] = json.loads((self.folder / RESULT).read_text())["metrics"]
+        """The scores of a trial that is done. InputError: its file is damaged."""
+        metrics: dict[str, float] = self.read_result()["metrics"]
         return metrics
 
     def has_predictions(self, side: str) -> bool:
@@ -56,6 +68,12 @@ class Assignment:
         """The assignment as the job queue takes it."""
         warmth = f"{self.recipe.backbone} {self.recipe.fingerprint}"
         return Job(self.key, pickle.dumps(self), stage=self.recipe.stage_key, warmth=warmth)
+
+
+@cache
+def _is_whole(folder: Path, stamp: int) -> bool:
+    """Whether the files beside a result are what they were when it was written; read once per process."""
+    return not files.damaged(folder)
 
 
 def unpack(job: Job) -> Assignment:

@@ -14,7 +14,9 @@ should a killed driver's worker outlive it by a second, the loser of the rename 
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from audioconfit import encoders, features, files
@@ -22,6 +24,8 @@ from audioconfit.encoders import Encoder
 from audioconfit.features import Features
 from audioconfit.method import Stage
 from audioconfit.probe import Probe
+
+TEST = "test.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,22 @@ class StageStore:
         return path
 
     def has(self, stage: str) -> bool:
+        """Whether it is there and whole. One that is damaged is dropped, and trained again."""
+        if not self.is_whole(stage):
+            _drop(self.folder(stage))
         return self.folder(stage).is_dir()
 
+    def is_whole(self, stage: str) -> bool:
+        """Whether its files are what was stored, as far as it is there."""
+        folder = self.folder(stage)
+        return not folder.is_dir() or _is_whole(folder, folder.stat().st_mtime_ns)
+
     def has_encoder(self, stage: str) -> bool:
-        return (self.folder(stage) / "encoder").is_dir()
+        """Whether its encoder is there and whole. One that is damaged is dropped, and trained again."""
+        folder = self.folder(stage) / "encoder"
+        if folder.is_dir() and files.damaged(folder):
+            _drop(folder)
+        return self.has(stage) and folder.is_dir()
 
     def publish(self, key: str, stage: Stage) -> None:
         """Writes the stage whole; then its checkpoint is not needed any more.
@@ -53,13 +69,16 @@ class StageStore:
         with files.whole(self.folder(key) / "encoder" if self.has(key) else self.folder(key)) as temporary:
             if self.has(key):
                 stage.encoder.save(temporary)
+                files.seal(temporary)
             else:
                 stage.train.save(temporary / "train.safetensors")
                 stage.valid.save(temporary / "valid.safetensors")
                 files.write(temporary / "curve.json", json.dumps(stage.curve))
                 if stage.head is not None:
                     stage.head.save(temporary / "head.safetensors")
+                files.seal(temporary)
                 stage.encoder.save(temporary / "encoder")
+                files.seal(temporary / "encoder")
         self.checkpoint(key).unlink(missing_ok=True)
 
     def frozen_features(self, stage: str) -> tuple[Features, Features]:
@@ -74,11 +93,12 @@ class StageStore:
 
     def test_features(self, stage: str) -> Features | None:
         """The frozen features of test, where the confirmation left them."""
-        path = self.folder(stage) / "test.safetensors"
+        path = self.folder(stage) / TEST
         return features.load(path) if path.exists() else None
 
     def publish_test_features(self, stage: str, test: Features) -> None:
-        test.save(self.folder(stage) / "test.safetensors")
+        test.save(self.folder(stage) / TEST)
+        files.seal(self.folder(stage), TEST)
 
     def curve(self, stage: str) -> list[dict[str, float]]:
         """The metrics of each epoch."""
@@ -91,10 +111,7 @@ class StageStore:
     def keep_encoders(self, stages: set[str], *, among: set[str]) -> None:
         """Drops the encoders of `among` except those of `stages`: disk grows with cells, not with trials."""
         for stage in among - stages:
-            if self.has_encoder(stage):
-                doomed = self.folder(stage) / f".encoder.{os.getpid()}"
-                (self.folder(stage) / "encoder").rename(doomed)  # whole or not at all, for readers too
-                shutil.rmtree(doomed)
+            _drop(self.folder(stage) / "encoder")
 
     def drop_checkpoints(self, *, keep: int, live: set[str]) -> None:
         """Only the latest `keep` checkpoints of pruned stages stay, and those of the stages at work."""
@@ -110,3 +127,26 @@ class StageStore:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+
+
+@cache
+def _is_whole(folder: Path, stamp: int) -> bool:
+    """Whether the files of a stage are what was stored; each is read once per process and change of the folder.
+
+    What earlier versions stored has no checksums, and is whole where it can be opened.
+    """
+    if (folder / files.SUMS).exists():
+        return not files.damaged(folder)
+    try:
+        json.loads((folder / "curve.json").read_text())
+        return all(bool(features.load(path).keys) for path in folder.glob("*.safetensors") if path.stem != "head")
+    except Exception:  # of whatever reads it: there is nothing to tell apart
+        return False
+
+
+def _drop(folder: Path) -> None:
+    """Whole or not at all, for readers too; of two workers that drop it one does."""
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        folder.rename(doomed)
+        shutil.rmtree(doomed)

@@ -32,7 +32,7 @@ def work(assignment: Assignment, tell: Tell) -> None:
     started = time.monotonic()
     if not assignment.prepared.is_dir():  # a node that joined after the sweep began
         raise Halted(faults.not_shared(assignment.prepared, socket.gethostname()))
-    waveforms, store, recipe = _prepared(assignment.prepared), StageStore(assignment.root), assignment.recipe
+    waveforms, store, recipe = _prepared(assignment), StageStore(assignment.root), assignment.recipe
     cached = ranks.agree(_is_stored(assignment, store))
     if not cached and not _stage_one(assignment, waveforms, store, tell):
         return
@@ -114,12 +114,13 @@ def _stage_two(
         by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
         files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
-    _write(assignment, result, probes.linear, spent)
+    _write(assignment, result, probes.linear, spent | {"protocol": split.protocol})
     return results.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
 
 
-def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str, float]) -> None:
+def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str, Any]) -> None:
     folder = assignment.folder
+    (folder / RESULT).unlink(missing_ok=True)  # a damaged one
     probe.save(folder / PROBE)
     if assignment.keeps_predictions:
         for side, predicted in result.predictions.items():
@@ -127,12 +128,27 @@ def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str
     shown = result.test or result.valid
     if shown.confusion is not None:
         figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
+    files.seal(folder)
     # Last: a trial that has a result is done.
-    files.write(folder / RESULT, json.dumps(results.summary(result) | spent, indent=2))
+    files.write(folder / RESULT, json.dumps(results.summary(result) | about, indent=2))
+
+
+def _prepared(assignment: Assignment) -> Waveforms:
+    """The recordings that the recipe is for. Stage 1 may be stored, so that nobody else would notice others, and the
+    probe's classes would be theirs.
+    """
+    waveforms, recipe = _loaded(assignment.prepared), assignment.recipe
+    if waveforms.fingerprint != recipe.fingerprint:
+        raise Halted(
+            f"The recordings or labels of {recipe.dataset} have changed since this sweep began: {assignment.prepared} "
+            f"holds content {waveforms.fingerprint[:12]}, the sweep is over {recipe.fingerprint[:12]}. Put back what "
+            "they were and run the same command again, or start a sweep under another --name."
+        )
+    return waveforms
 
 
 @functools.lru_cache(maxsize=2)
-def _prepared(folder: Path) -> Waveforms:
+def _loaded(folder: Path) -> Waveforms:
     return audio.load(folder)
 
 

@@ -1,5 +1,6 @@
 """Slots and their queue on a real Ray: jobs are served, fail alone, outlive workers, never run twice at a time."""
 
+import asyncio
 import pickle
 import time
 from collections.abc import Iterator
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 import toys
 
 from audioconfit.training import Diverged
-from sweeps.slots.job_queue import Job
+from sweeps.slots.job_queue import MOST_DEATHS, Job, JobQueue, RankProcess
 from sweeps.slots.jobs import Jobs, JobStopped
 from sweeps.slots.pool import Pool, SlotShape
 
@@ -94,3 +96,25 @@ def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
     told, end = results(service, "hangs", steps=3, hang_at=2, die_once=str(tmp_path / "hung"))
     assert [metrics["epoch"] for metrics in told] == [1, 2, 3, 4]
     assert end is None
+
+
+class Short:
+    """A worker's actor, to be killed."""
+
+
+def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_reason() -> None:
+    async def run() -> JobQueue:
+        queue = JobQueue()
+        for number in range(MOST_DEATHS):
+            assert (await queue.status()).halted is None
+            actor: Any = ray.remote(Short).remote()
+            await actor.__ray_ready__.remote()
+            await queue.join("slot-0", 0, RankProcess(actor, number, None))
+            ray.kill(actor)
+            while "slot-0" in queue.slots:
+                await queue._look_after("slot-0", queue.slots["slot-0"])
+        return queue
+
+    queue = asyncio.run(run())
+    assert "workers of slot-0 died 5 times in a row before they took a job" in (queue.halted or "")
+    assert queue.interrupted

@@ -85,6 +85,10 @@ class Driver:
         """Ctrl-C in a terminal: the whole process group hears of it."""
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def tell(self, number: signal.Signals) -> None:
+        """A signal to the driver alone, as a pod's or a spot machine's end sends it."""
+        self.process.send_signal(number)
+
     def workers(self) -> list[int]:
         """The processes of its slots."""
         return [pid for pid in descendants(self.process.pid) if _title(pid).startswith("ray::RayTrainWorker")]
@@ -258,7 +262,14 @@ def _audit_files(storage: Path, study: optuna.Study, asked: list[Any]) -> None:
     for stage in kept:
         files = {path.name for path in (root / "stages" / stage).iterdir()}
         assert files >= {"train.safetensors", "valid.safetensors", "curve.json"}
-        assert files <= {"train.safetensors", "valid.safetensors", "curve.json", "test.safetensors", "encoder"}
+        assert files <= {
+            "train.safetensors",
+            "valid.safetensors",
+            "curve.json",
+            "test.safetensors",
+            "sums.json",
+            "encoder",
+        }
     best = ranking.by_score(asked)[0]
     assert {path.parent.name for path in root.glob("stages/*/encoder")} == {stages[best.number]} | confirmed
     resting = {path.name.removesuffix(".pt") for path in (root / "inflight").iterdir()}

@@ -34,7 +34,8 @@ def prepared(folder: Path) -> Path:
 
 def begun(folder: Path, recordings: Path = Path("nowhere")) -> list[Cell]:
     """A sweep of PairTune and FineTune that was killed: of the first cell four trials done, one failed."""
-    cells = [replace(makers.cell(method=method), prepared=recordings) for method in METHODS]
+    content = {"fingerprint": audio.load(recordings).fingerprint} if recordings.exists() else {}
+    cells = [replace(makers.cell(method=method, **content), prepared=recordings) for method in METHODS]
     files.write(folder / resuming.RECORD, json.dumps({cell.name: cell.settings for cell in cells}))
     files.write(folder / resuming.CONDUCT, json.dumps({"--workers-per-trial": [2], "--gpus-per-worker": [0.5]}))
     path = left_out.folder_of(folder, "tones") / left_out.FILE

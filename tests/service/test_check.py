@@ -1,0 +1,171 @@
+"""The audit of a storage: it names what was damaged, mends what can be mended, and finds nothing afterwards."""
+
+import shutil
+from pathlib import Path
+
+import frozen_runs
+import makers
+import pytest
+from frozen_runs import begun, run
+from optuna.trial import FrozenTrial, TrialState
+
+from audioconfit import files
+from sweeps import check, identity
+from sweeps.request import resuming
+from sweeps.request.cells import Cell
+from sweeps.search.studies import Budget, Studies, open_storage
+from sweeps.tracking import journal
+from sweeps.tracking.journal import End, Journal, Metrics, Outcome, Start
+
+CELL = makers.cell()
+
+
+def searched(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
+    """A search of seven trials as a sweep's driver tells it to Optuna and to the journal: complete, stopped, failed,
+    one with its stage 1 stored, one still running. Returns Optuna's trials.
+    """
+    identity.of(folder, begun=False)
+    resuming.reconcile(folder, [cell])
+    studies, log = opened(folder, cell), Journal(folder / "tracking")
+
+    def write(event: journal.Event) -> None:
+        log.write(event, lambda number, written: None)
+
+    for number in range(7):
+        asked = studies.start("t")
+        assert asked is not None
+        key, recipe = cell.key(number), cell.recipe(asked.trial.params)
+        params = {name: str(value) for name, value in recipe.model_dump(mode="json").items()}
+        write(Start(key, 1, cell.name, key, params, {"kind": "trial"}))
+        stored = number == 3
+        for epoch in (1, 2):
+            if not stored:
+                studies.report("t", {"epoch": epoch, "valid_knn": 0.1 * epoch + 0.01 * number})
+            write(Metrics(key, 2, epoch, {"epoch": epoch, "valid_knn": 0.1 * epoch + 0.01 * number}))
+        if number == 4:
+            studies.finish("t", {"failed": "it broke"})
+            write(End(key, 3, Outcome.FAILED, "it broke"))
+        elif number == 5:
+            studies.finish("t", {})
+            write(End(key, 3, Outcome.PRUNED))
+        elif number < 6:
+            told = {"valid_score": 0.3 + 0.1 * number, "cost": 12.0, "trained_seconds": 0.0 if stored else 1.5}
+            studies.finish("t", {**told, "ended": True})
+            write(Metrics(key, 3, 5, {**told, "valid_knn": 0.4}))
+            write(End(key, 3, Outcome.COMPLETE))
+    log.close()
+    assert studies.studies[cell.name].storage is not None
+    return studies.history(cell)
+
+
+def opened(folder: Path, cell: Cell = CELL) -> Studies:
+    where = {"sweep": identity.of(folder, begun=True), "storage": open_storage(f"sqlite:///{folder / 'optuna.db'}")}
+    return Studies([cell], budget=Budget(9), root=folder, shared=False, **where)
+
+
+def said(trials: list[FrozenTrial]) -> list[object]:
+    return [
+        (one.number, one.state, one.params, one.value, one.intermediate_values, one.user_attrs.get("cost"))
+        for one in trials
+    ]
+
+
+@pytest.mark.parametrize("how", ["halved", "emptied", "removed", "begun anew"])
+def test_studies_are_written_anew_from_the_journal(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "try"
+    before = searched(folder)
+    assert [one.state for one in before].count(TrialState.COMPLETE) == 4
+    assert check.main([str(tmp_path)]) == 0
+    database = folder / "optuna.db"
+    if how in ("removed", "begun anew"):
+        database.unlink()
+    if how == "begun anew":
+        open_storage(f"sqlite:///{database}")  # as a start leaves it that was refused
+    if how in ("halved", "emptied"):
+        database.write_bytes(database.read_bytes()[: database.stat().st_size // 2 if how == "halved" else 0])
+    assert check.main([str(tmp_path)]) == 1
+    assert "--repair mends it" in capsys.readouterr().out
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    assert check.main([str(tmp_path)]) == 0
+    again = opened(folder)
+    assert said(again.history(CELL)) == said(before)
+    assert [asked.trial.number for asked in again.held] == [6]  # the one that ran goes on
+    assert again.remaining() == 3
+
+
+def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) -> None:
+    folder = tmp_path / "try"
+    searched(folder)
+    before = [(folder / name).read_text() for name in (resuming.RECORD, identity.RECORD)]
+    for name in (resuming.RECORD, identity.RECORD, resuming.CONDUCT):
+        (folder / name).write_text("")
+    assert check.main([str(tmp_path)]) == 1
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    resuming.reconcile(folder, [CELL])
+    assert (folder / resuming.RECORD).read_text() == before[0]
+    assert str(identity.known(folder)) in before[1]
+
+
+def test_lines_of_the_journal_that_cannot_be_read_are_dropped_and_the_others_sent_again(tmp_path: Path) -> None:
+    folder = tmp_path / "try"
+    searched(folder)
+    path = folder / "tracking" / journal.EVENTS
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"\x00garb\xffage\r", b"[1]", *lines[1:]]))
+    files.write(folder / "tracking" / journal.MARK, "9")
+    opened_ = Journal(folder / "tracking")
+    opened_.close()
+    assert (opened_.damaged, opened_.written, len(opened_.unapplied)) == ([2, 3], len(lines) + 1, len(lines) - 8)
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    assert path.read_bytes() == b"\n".join(lines)
+    again = Journal(folder / "tracking")
+    again.close()
+    assert again.applied == 0
+
+
+def test_damaged_stages_samples_and_results_are_named_and_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    makers.tones(tmp_path / "tones")
+    trial, storage = begun(tmp_path, "try"), tmp_path / "storage"
+    identity.of(trial.root, begun=False)
+    files.write(trial.root / resuming.RECORD, "{}")
+    run(trial)
+    assert check.main([str(storage)]) == 0
+    (stage,) = (trial.root / "stages").iterdir()
+    damaged = [trial.prepared / "samples.i16", stage / "train.safetensors", trial.folder / "probe.safetensors"]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-64] + bytes(64))
+    frozen_runs.forget()
+    capsys.readouterr()
+    assert check.main([str(storage)]) == 1
+    shown = capsys.readouterr().out
+    for path in damaged:
+        assert str(path.parent) in shown
+    assert check.main([str(storage), "--repair"]) == 0
+    run(begun(tmp_path, "try"))
+    assert check.main([str(storage)]) == 0
+
+
+def test_a_storage_whose_sweep_runs_is_looked_at_and_not_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "try"
+    searched(folder)
+    with resuming.lease(folder):
+        assert check.main([str(tmp_path)]) == 0
+        assert check.main([str(tmp_path), "--repair"]) == 2
+    assert "Another driver" in capsys.readouterr().err
+
+
+def test_a_damaged_mlflow_database_is_set_aside(tmp_path: Path) -> None:
+    searched(tmp_path / "try")
+    shutil.copy(tmp_path / "try" / "optuna.db", tmp_path / "mlflow.db")  # any database, for nobody opens it
+    with (tmp_path / "mlflow.db").open("r+b") as file:
+        file.truncate(5000)
+    assert check.main([str(tmp_path)]) == 1
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    assert not (tmp_path / "mlflow.db").exists()
+    assert [path.stat().st_size for path in tmp_path.glob("mlflow.db.damaged-*")] == [5000]
