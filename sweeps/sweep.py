@@ -18,16 +18,17 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
-from sweeps.report import making, origin
+from sweeps.report import cell_page, making, origin
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
-from sweeps.search import ranking, tuning
+from sweeps.search import importances, ranking, tuning
 from sweeps.search.studies import Budget, Studies, open_storage
 from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
+from sweeps.tracking import mlflow_page, server
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
 from sweeps.trial import work
@@ -93,7 +94,7 @@ class Sweep:
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )
-        uri = plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
+        uri = plan.tracking_uri or server.database_in(plan.storage)
         self.tracker = Tracker(uri, identity, plan.folder / "tracking")
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
@@ -144,7 +145,8 @@ class Sweep:
         report.show_failures(lost | failures, self.tracker.problems, self.console)
         self.console.print(self.written, soft_wrap=True, markup=False)
         refitted = self.plan.refit
-        report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
+        place = self.tracker.uri, self.plan.storage.absolute(), self.tracker.experiment
+        report.show_links(*place, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
 
     def _note_conduct(self, shape: SlotShape) -> None:
@@ -171,6 +173,7 @@ class Sweep:
         self.slots.interrupt()
 
     def _open_cells(self) -> None:
+        self.tracker.page(list(dict.fromkeys(cell.base.method for cell in self.cells)))
         for cell in self.cells:
             self.tracker.cell(cell.name, tags=cell.tags)
 
@@ -310,13 +313,33 @@ class Sweep:
         return f"The report, made in {made.seconds:.1f} s: {made.html}"
 
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
+        self.tracker.flush()
         found = {candidate.cell: candidate for candidate in candidates}
         for cell in self.cells:
+            numbers, note = self._page_of(cell, found.get(cell.name))
             unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
-            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=references.note(cell.base.dataset))
+            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=note)
             if cell.name not in found:
-                end(Outcome.FAILED, {})
+                end(Outcome.FAILED, numbers)
                 continue
             mean, deviation = found[cell.name].test
-            numbers = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
-            end(Outcome.COMPLETE, numbers)
+            scores = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
+            end(Outcome.COMPLETE, numbers | scores)
+
+    def _page_of(self, cell: Cell, candidate: Candidate | None) -> tuple[dict[str, float], str]:
+        """The importances as numbers of the cell's run, and its description."""
+        ranked = ranking.by_score(self.studies.history(cell))
+        shares = importances.of([(trial.params, trial.value or 0.0) for trial in ranked])
+        keys = [run.assignment.key for run in candidate.runs] if candidate else []
+        best = [
+            cell_page.Scored(
+                self.tracker.run_id(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value
+            )
+            for trial in ranked[: cell_page.MOST_TRIALS]
+        ]
+        if candidate:
+            self.tracker.cell(cell.name, tags=cell.tags | cell_page.winning(candidate, list(ranked[0].params)))
+        confirmed = [self.tracker.run_id(key) for key in keys]
+        note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares)
+        numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
+        return numbers, "\n\n".join(part for part in (note, references.note(cell.base.dataset)) if part)

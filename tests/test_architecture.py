@@ -23,7 +23,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # From top to bottom; a room imports rooms of lower floors only.
 FLOORS = (
-    ("grid", "notebook", "paper", "preflight"),
+    ("grid", "notebook", "paper", "preflight", "ui"),
     ("sweep",),
     ("terminal", "report"),
     ("search", "outcome"),

@@ -35,10 +35,11 @@ STATUS = {Outcome.FAILED: "FAILED", Outcome.DROPPED: "KILLED"}  # FINISHED other
 
 @dataclass
 class TrackedRun:
-    """An MLflow run that this sweep writes to, and the last step that it has."""
+    """An MLflow run that this sweep writes to, and the last step that it has. `method`: of a trial."""
 
     id: str
     last_step: int = -1
+    method: str | None = None
 
 
 @dataclass
@@ -99,6 +100,14 @@ class Tracker:
     def end(self, key: str, outcome: Outcome, *, why: str | None = None, files: Path | None = None) -> None:
         """A trial ended. The files of the folder `files` become the run's artefacts."""
         self._write(End(key, _now(), outcome, why, str(files) if files else None))
+
+    def page(self, methods: Sequence[str]) -> None:
+        """Writes the experiment's views and note. What MLflow does not take is one of the `problems`."""
+        try:
+            for tag, value in mlflow_page.tags(self.experiment, methods).items():
+                self.client.set_experiment_tag(self.experiment, tag, value)
+        except Exception as error:  # whatever a server or a network can do: the runs are there without it
+            self.problems.append(f"the page: {type(error).__name__}: {error}")
 
     def cell(self, name: str, *, tags: Mapping[str, str]) -> None:
         """A cell's run, opened before those of its trials."""
@@ -187,7 +196,7 @@ class Tracker:
             runs.setdefault(event.key, []).append(event)
         for key, mine in runs.items():
             run = self._open(key, mine[0])
-            self._log(run, _batch(mine, after=run.last_step))
+            self._log(run, _batch(mine, after=run.last_step, method=run.method))
             for event in mine:
                 if isinstance(event, End):
                     self._end(run, event)
@@ -201,16 +210,17 @@ class Tracker:
             self.client.update_run(found.info.run_id, status="RUNNING")
             if identity.TAG not in found.data.tags:  # from now on it is nobody else's
                 self.client.set_tag(found.info.run_id, identity.TAG, self.sweep.id)
-            self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found))
+            self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found), _method(found.data.tags))
             return self.runs[key]
         tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id}, key
+        method = None
         if isinstance(event, Start):
-            name = event.name
+            name, method = event.name, _method(event.tags)
             if event.cell:
                 parent = Start(_parent(event.cell), event.time, None, event.cell)
                 tags["mlflow.parentRunId"] = self._open(parent.key, parent).id
         run = self.client.create_run(self.experiment, run_name=name, tags=tags, start_time=event.time)
-        self.runs[key] = TrackedRun(run.info.run_id)
+        self.runs[key] = TrackedRun(run.info.run_id, method=method)
         return self.runs[key]
 
     def _found(self, key: str) -> Run | None:
@@ -252,7 +262,6 @@ class Tracker:
         local = not self.uri.startswith("http")
         location = (self.folder / "artifacts").absolute().as_uri() if local else None
         experiment = self.client.create_experiment(self.sweep.name, artifact_location=location)
-        self.client.set_experiment_tag(experiment, mlflow_page.TAG, mlflow_page.shared())
         return str(experiment)
 
 
@@ -276,7 +285,7 @@ def _check_answer(uri: str) -> None:
             time.sleep(1.0)
 
 
-def _batch(events: Iterable[Event], *, after: int) -> Batch:
+def _batch(events: Iterable[Event], *, after: int, method: str | None) -> Batch:
     """What the events log; of their steps only those past `after`, which the run has already, and step 0."""
     batch = Batch(last_step=after)
     for event in events:
@@ -285,15 +294,22 @@ def _batch(events: Iterable[Event], *, after: int) -> Batch:
                 batch.params |= event.params
                 batch.tags |= event.tags
             case Note() if event.note:
-                batch.tags["mlflow.note.content"] = event.note
+                batch.tags[mlflow_page.NOTE] = event.note
             case End():
                 batch.tags["outcome"] = event.outcome.value
                 if event.why:
                     batch.tags["why"] = event.why[:LONGEST_TAG]
+                    batch.tags[mlflow_page.NOTE] = f"**{event.outcome}**\n\n```text\n{event.why[:LONGEST_TAG]}\n```"
             case Metrics() if event.step > batch.last_step or event.step == 0:
-                batch.metrics += [Metric(name, value, event.time, event.step) for name, value in event.metrics.items()]
+                shown = mlflow_page.shown(event.metrics, method)
+                batch.metrics += [Metric(name, value, event.time, event.step) for name, value in shown.items()]
                 batch.last_step = max(batch.last_step, event.step)
     return batch
+
+
+def _method(tags: Mapping[str, str]) -> str | None:
+    """Of a trial, by its run's tags."""
+    return tags.get("method") if tags.get("kind") == mlflow_page.TRIALS.kind else None
 
 
 def _now() -> int:
