@@ -19,6 +19,7 @@ from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
 from sweeps.faults import Halted
 from sweeps.slots.worker import Tell
+from sweeps.trial import listening
 from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore
 
@@ -109,6 +110,9 @@ def _stage_two(
             test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=device)
             store.publish_test_features(recipe.stage_key, test)
         result = method.evaluate(result, probes, test, split, device=device)
+        votes = probes.knn.logits(test.mixed(probes.linear.layers).embeddings, device=device)
+        said = listening.of(result.predictions["test"], result.classes, votes, probes.linear.thresholds)
+        listening.write(said, waveforms, assignment.folder)
     spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
     if assignment.reads_test and recipe.layers == "all" and not recipe.refit:
         by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
@@ -126,7 +130,9 @@ def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str
             predicted.save(folder / PREDICTIONS.format(side=side))
     shown = result.test or result.valid
     if shown.confusion is not None:
-        figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
+        side = "test" if result.test else "validation"
+        title = f"{side}: {shown.accuracy:.1%} of {sum(map(sum, shown.confusion))} clips right"
+        figures.confusion(shown.confusion, result.classes, folder / "confusion.png", title=title)
     # Last: a trial that has a result is done.
     files.write(folder / RESULT, json.dumps(results.summary(result) | spent, indent=2))
 
