@@ -30,6 +30,7 @@ from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
 from sweeps.tracking import mlflow_page, server
 from sweeps.tracking.journal import Outcome
+from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker
 from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
@@ -41,6 +42,12 @@ MAP_CLIPS = 300  # test clips of a map in the report at the end of a sweep: seco
 def slot_request(plan: Plan) -> SlotRequest:
     """What the plan asks of the slots."""
     return SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
+
+
+def _data(task: Task) -> Data:
+    """What MLflow says of a task's recordings."""
+    sides = {name: len(getattr(task.split, name)) for name in ("train", "valid", "test")}
+    return Data(task.dataset, task.waveforms.fingerprint, sides)
 
 
 def start(plan: Plan, console: Console) -> int:
@@ -95,7 +102,8 @@ class Sweep:
             micro_batch=plan.micro_batch,
         )
         uri = plan.tracking_uri or server.database_in(plan.storage)
-        self.tracker = Tracker(uri, identity, plan.folder / "tracking")
+        said = {"command": origin.command(), **origin.here()}
+        self.tracker = Tracker(uri, identity, plan.folder / "tracking", origin=said, data=map(_data, tasks))
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(
@@ -145,7 +153,7 @@ class Sweep:
         report.show_failures(lost | failures, self.tracker.problems, self.console)
         self.console.print(self.written, soft_wrap=True, markup=False)
         refitted = self.plan.refit
-        place = self.tracker.uri, self.plan.storage.absolute(), self.tracker.experiment
+        place = self.tracker.uri, self.plan.folder, self.tracker.experiment
         report.show_links(*place, champions, self.console, refitted=refitted)
         return 0 if len(candidates) == len(self.cells) else 1
 
@@ -333,7 +341,7 @@ class Sweep:
         keys = [run.assignment.key for run in candidate.runs] if candidate else []
         best = [
             cell_page.Scored(
-                self.tracker.run_id(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value
+                self.tracker.run_id(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0
             )
             for trial in ranked[: cell_page.MOST_TRIALS]
         ]

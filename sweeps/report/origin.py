@@ -18,8 +18,12 @@ PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or
 
 def note(folder: Path) -> None:
     """Of this process, in place of an earlier start's."""
-    command = PASSWORD.sub(r"\1***@", shlex.join(["python", *sys.argv]))
-    files.write(folder / RECORD, json.dumps({"command": command, **here(), "started": now()}, indent=2))
+    files.write(folder / RECORD, json.dumps({"command": command(), **here(), "started": now()}, indent=2))
+
+
+def command() -> str:
+    """What was typed, without passwords."""
+    return PASSWORD.sub(r"\1***@", shlex.join(["python", *sys.argv]))
 
 
 def of(folder: Path) -> Mapping[str, str]:

@@ -147,17 +147,19 @@ def show_failures(failures: dict[str, str], problems: Sequence[str], console: Co
 
 
 def show_links(
-    uri: str, storage: Path, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool
+    uri: str, folder: Path, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool
 ) -> None:
-    """How to open the MLflow UI on this sweep, and how to use a champion. `storage`: of a sweep that has MLflow's
-    database there.
-    """
+    """How to open the MLflow UI on this sweep, and how to use a champion. `folder`: the sweep's, in its storage."""
     console.print("\nLook at the trials:", style="bold")
     if uri.startswith("http"):
         console.print(f"  {mlflow_page.link(uri, experiment)}", soft_wrap=True)
     else:
-        named = "" if uri == server.database_in(storage) else f" --tracking-uri {shlex.quote(uri)}"
-        console.print(f"  python sweeps/ui.py {shlex.quote(str(storage))}{named}", soft_wrap=True, markup=False)
+        named = "" if uri == server.database_in(folder.parent) else f" --tracking-uri {shlex.quote(uri)}"
+        console.print(
+            f"  python sweeps/ui.py {shlex.quote(str(folder.parent))} --name {folder.name}{named}",
+            soft_wrap=True,
+            markup=False,
+        )
         console.print("which starts MLflow's server and opens on:")
         console.print(f"  {mlflow_page.link(f'http://{server.HOST}:{server.PORT}', experiment)}", soft_wrap=True)
     if champions and not refitted:

@@ -20,7 +20,7 @@ SEARCHED = ("batch_size", "chunk_seconds", "probe_lr")
 METHODS = {"pairtune": "PairTune", "finetune": "FineTune", "frozen": "Frozen"}
 BY_METHOD = ("valid_knn", "loss", SCORE)  # of trials: a metric per method beside the common one
 IMPORTANCE = "importance_{setting}"  # metrics of a cell: the share of the spread of scores
-WIDE, PAIRED, TRIPLE = 1, 2, 3  # charts side by side
+WIDE, PAIRED = 1, 2  # charts side by side
 NOTE = "mlflow.note.content"
 
 Charts = list[tuple[str, int, list[dict[str, Any]]]]  # sections: name, columns, charts
@@ -132,7 +132,7 @@ def _of_confirmations() -> Charts:
 def _of_cells() -> Charts:
     scores = [_bar("test_score"), _bar(SCORE)]
     shares = [_bar(IMPORTANCE.format(setting=setting)) for setting in SEARCHED]
-    return [("Cells", PAIRED, scores), ("What matters: share of the spread of scores by setting", TRIPLE, shares)]
+    return [("Cells", PAIRED, scores), ("What matters: importance by setting", PAIRED, shares)]
 
 
 def _shared(view: View, sections: Charts) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from audioconfit.errors import InputError
 from sweeps import faults, identity
 from sweeps.identity import Identity
-from sweeps.tracking import mlflow_page
+from sweeps.tracking import mlflow_page, provenance
 from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
+from sweeps.tracking.provenance import Data
 
 ANSWER_SECONDS = 20.0  # a tracking server that was started beside the sweep needs a while
 RETRY_SECONDS = (0, 1, 5, 30)
@@ -57,8 +58,12 @@ class Tracker:
     storages that use the same MLflow, are left alone.
     """
 
-    def __init__(self, uri: str, sweep: Identity, folder: Path) -> None:
+    def __init__(
+        self, uri: str, sweep: Identity, folder: Path, *, origin: Mapping[str, str] = {}, data: Iterable[Data] = ()
+    ) -> None:
+        """`origin`: command, version and commit; `data`: of the tasks. Both are shown on each new run."""
         self.uri, self.sweep, self.folder = uri, sweep, folder
+        self._marks, self._data = provenance.tags(origin), {one.name: one for one in data}
         _check_answer(uri)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
@@ -85,7 +90,8 @@ class Tracker:
     ) -> None:
         """A trial begins, or goes on."""
         shown = {param: str(value)[:LONGEST_VALUE] for param, value in params.items()}
-        self._write(Start(key, _now(), cell, name, shown, {"kind": kind, **tags}))
+        places = {name: value for name, value in shown.items() if name in ("seed", "fold")}
+        self._write(Start(key, _now(), cell, name, shown, {"kind": kind, **places, **tags}))
 
     def metrics(self, key: str, step: int, metrics: Mapping[str, Any]) -> None:
         """The numbers of one step; values that are no numbers are passed over."""
@@ -212,7 +218,7 @@ class Tracker:
                 self.client.set_tag(found.info.run_id, identity.TAG, self.sweep.id)
             self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found), _method(found.data.tags))
             return self.runs[key]
-        tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id}, key
+        tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id, **self._marks}, key
         method = None
         if isinstance(event, Start):
             name, method = event.name, _method(event.tags)
@@ -220,6 +226,9 @@ class Tracker:
                 parent = Start(_parent(event.cell), event.time, None, event.cell)
                 tags["mlflow.parentRunId"] = self._open(parent.key, parent).id
         run = self.client.create_run(self.experiment, run_name=name, tags=tags, start_time=event.time)
+        if isinstance(event, Start) and event.tags.get("dataset") in self._data:
+            data = self._data[event.tags["dataset"]].as_input()
+            self.client.log_inputs(run.info.run_id, [data])
         self.runs[key] = TrackedRun(run.info.run_id, method=method)
         return self.runs[key]
 

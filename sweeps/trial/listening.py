@@ -163,7 +163,7 @@ def _page(said: Said, chosen: Sequence[int], heard: Sequence[bytes]) -> str:
             said.predictions.keys[clip],
             "suspected wrong label" if said.suspected[clip] else "",
         ]
-        cells = [str(place), f'<audio controls preload="none" src="{sound}"></audio>', *map(html.escape, words)]
+        cells = [str(place), f'<audio controls preload="metadata" src="{sound}"></audio>', *map(html.escape, words)]
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))
     count, wrong, suspected = len(said.predictions.keys), int(said.wrong.sum()), int(said.suspected.sum())
     return (

@@ -2,9 +2,10 @@
 
 import functools
 import json
+import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,25 @@ def _stage_two(
         said = listening.of(result.predictions["test"], result.classes, votes, probes.linear.thresholds)
         listening.write(said, waveforms, assignment.folder)
     spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
+    spent |= _used(spent)
     if assignment.reads_test and recipe.layers == "all" and not recipe.refit:
         by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
         files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
     _write(assignment, result, probes.linear, spent)
     return results.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
+
+
+def _used(spent: Mapping[str, float]) -> dict[str, float]:
+    """What the trial took of the machine, under the names that MLflow shows among system metrics. The memory is the
+    most that this slot's process has had so far: it has served other trials.
+    """
+    used = {"system/slot_peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        used["system/slot_peak_gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 1024**2
+    if spent["trained_seconds"]:
+        used["system/audio_seconds_per_second"] = spent["cost"] / spent["trained_seconds"]
+    return used
 
 
 def _write(assignment: Assignment, result: Result, probe: Probe, spent: dict[str, float]) -> None:

@@ -1,10 +1,11 @@
-"""The description of a cell in MLflow."""
+"""The descriptions of a cell and of a champion in MLflow."""
 
 from pathlib import Path
 
 import left_sweeps
 import pytest
 
+from sweeps.outcome import card
 from sweeps.outcome.selection import Candidate
 from sweeps.report import cell_page
 
@@ -31,3 +32,13 @@ def test_a_cell_says_what_won_and_links_to_its_runs(candidate: Candidate) -> Non
 
 def test_a_cell_without_a_confirmed_trial_says_so() -> None:
     assert cell_page.note("3", None, [], [], 0, {}).startswith("**No trial was confirmed on test.**")
+
+
+def test_a_card_has_scores_with_intervals_and_how_to_call_it_but_no_password(candidate: Candidate) -> None:
+    told = card.text("models:/audioconfit-tones@champion", "sqlite:///mlflow.db", candidate, "It won.")
+    assert "| accuracy | 0.7500 | 0.1000 to 0.9000 |" in told
+    assert "Test accuracy over 2 runs: 75.00 ± 0.00" in told
+    assert "mlflow.pyfunc.load_model('models:/audioconfit-tones@champion')" in told
+    assert "mlflow.set_tracking_uri('sqlite:///mlflow.db')" in told
+    secret = card.text("models:/m@champion", "postgresql://me:secret@host/db", candidate, "It won.")
+    assert "secret" not in secret

@@ -1,5 +1,6 @@
 """Tracking on a real MLflow store: what was said once is there once, whatever happened in between."""
 
+import getpass
 import json
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from mlflow.entities import Run
 from audioconfit.errors import InputError
 from sweeps.identity import Identity
 from sweeps.tracking.journal import Outcome
+from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker
 
 
@@ -88,6 +90,22 @@ def test_each_method_has_metrics_and_charts_of_its_own(tracker: Tracker) -> None
     for kind in ("finalist", "confirmation", "cell"):
         assert json.loads(tags[f"mlflow.sharedViewState.{kind}s"])["searchFilter"] == f"tags.kind = '{kind}'"
         assert f"viewStateShareKey={kind}s" in tags["mlflow.note.content"].splitlines()[0]
+
+
+def test_a_run_says_where_it_comes_from(uri: str, tmp_path: Path) -> None:
+    data = Data("tones", "f" * 64, {"train": 10, "valid": 3, "test": 4})
+    said = {"command": "python sweeps/grid.py --data a/b", "commit": "abc123", "version": "0.2"}
+    made = Tracker(uri, Identity("provenance", "0123456789ab"), tmp_path, origin=said, data=[data])
+    made.start("t", cell="c", name="t", kind="trial", params={"seed": 3, "fold": 1}, tags={"dataset": "tones"})
+    made.close()
+    found = run(made, "t")
+    tags = found.data.tags
+    assert (tags["mlflow.source.name"], tags["mlflow.source.git.commit"]) == ("sweeps/grid.py", "abc123")
+    assert tags["command"] == "python sweeps/grid.py --data a/b"
+    assert (tags["seed"], tags["fold"], tags["mlflow.user"]) == ("3", "1", getpass.getuser())
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("tones", "f" * 36)
+    assert given.tags[0].value == "train 10, valid 3, test 4"
 
 
 def test_a_failed_trial_says_why(tracker: Tracker) -> None:
