@@ -19,17 +19,19 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
-from sweeps.report import making, origin
+from sweeps.report import cell_page, making, origin
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
-from sweeps.search import ranking, tuning
+from sweeps.search import importances, ranking, tuning
 from sweeps.search.studies import Budget, Studies, open_storage, reasons
 from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
+from sweeps.tracking import mlflow_page, server
 from sweeps.tracking.journal import Outcome
+from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker, check_answer
 from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
@@ -41,6 +43,12 @@ MAP_CLIPS = 300  # test clips of a map in the report at the end of a sweep: seco
 def slot_request(plan: Plan) -> SlotRequest:
     """What the plan asks of the slots."""
     return SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
+
+
+def _data(task: Task) -> Data:
+    """What MLflow says of a task's recordings."""
+    sides = {name: len(getattr(task.split, name)) for name in ("train", "valid", "test")}
+    return Data(task.dataset, task.waveforms.fingerprint, sides)
 
 
 def start(plan: Plan, console: Console) -> int:
@@ -79,7 +87,7 @@ def start(plan: Plan, console: Console) -> int:
 
 def tracking_uri(plan: Plan) -> str:
     """Where MLflow is."""
-    return plan.tracking_uri or f"sqlite:///{plan.storage.absolute() / 'mlflow.db'}"
+    return plan.tracking_uri or server.database_in(plan.storage)
 
 
 def optuna_url(plan: Plan) -> str:
@@ -114,7 +122,10 @@ class Sweep:
             micro_batch=plan.micro_batch,
             retry_failed=plan.retry_failed,
         )
-        self.tracker = Tracker(tracking_uri(plan), identity, plan.folder / "tracking")
+        said = {"command": origin.command(), **origin.here()}
+        self.tracker = Tracker(
+            tracking_uri(plan), identity, plan.folder / "tracking", origin=said, data=map(_data, tasks)
+        )
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(
@@ -168,7 +179,8 @@ class Sweep:
         report.show_waiting(self.waiting, self.console)
         self.console.print(self.written, soft_wrap=True, markup=False)
         refitted = self.plan.refit
-        report.show_links(self.tracker.uri, self.tracker.experiment, champions, self.console, refitted=refitted)
+        place = self.tracker.uri, self.plan.folder, self.tracker.experiment
+        report.show_links(*place, champions, self.console, refitted=refitted)
         complete = len(candidates) == len(self.cells) and self.waiting is None and self.tracker.failing is None
         return 0 if complete else 1
 
@@ -196,6 +208,7 @@ class Sweep:
         self.slots.interrupt()
 
     def _open_cells(self) -> None:
+        self.tracker.page(list(dict.fromkeys(cell.base.method for cell in self.cells)))
         for cell in self.cells:
             self.tracker.cell(cell.name, tags=cell.tags)
 
@@ -342,13 +355,33 @@ class Sweep:
         return f"The report, made in {made.seconds:.1f} s: {made.html}"
 
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
+        self.tracker.flush()
         found = {candidate.cell: candidate for candidate in candidates}
         for cell in self.cells:
+            numbers, note = self._page_of(cell, found.get(cell.name))
             unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
-            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=references.note(cell.base.dataset))
+            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=note)
             if cell.name not in found:
-                end(Outcome.FAILED, {})
+                end(Outcome.FAILED, numbers)
                 continue
             mean, deviation = found[cell.name].test
-            numbers = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
-            end(Outcome.COMPLETE, numbers)
+            scores = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
+            end(Outcome.COMPLETE, numbers | scores)
+
+    def _page_of(self, cell: Cell, candidate: Candidate | None) -> tuple[dict[str, float], str]:
+        """The importances as numbers of the cell's run, and its description."""
+        ranked = ranking.by_score(self.studies.history(cell))
+        shares = importances.of([(trial.params, trial.value or 0.0) for trial in ranked])
+        keys = [run.assignment.key for run in candidate.runs] if candidate else []
+        best = [
+            cell_page.Scored(
+                self.tracker.run_id(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0
+            )
+            for trial in ranked[: cell_page.MOST_TRIALS]
+        ]
+        if candidate:
+            self.tracker.cell(cell.name, tags=cell.tags | cell_page.winning(candidate, list(ranked[0].params)))
+        confirmed = [self.tracker.run_id(key) for key in keys]
+        note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares)
+        numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
+        return numbers, "\n\n".join(part for part in (note, references.note(cell.base.dataset)) if part)

@@ -23,7 +23,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # From top to bottom; a room imports rooms of lower floors only.
 FLOORS = (
-    ("check", "grid", "notebook", "paper", "preflight"),
+    ("check", "grid", "notebook", "paper", "preflight", "ui"),
     ("sweep",),
     ("terminal", "report"),
     ("search", "outcome"),

@@ -2,6 +2,7 @@
 predicts.
 """
 
+import json
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +17,13 @@ from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import audioconfit
 from audioconfit.classifier import Classifier
 from sweeps import identity
 from sweeps.identity import Identity
+from sweeps.outcome import card
 from sweeps.outcome.handover import assemble
 from sweeps.outcome.race import Race
 from sweeps.outcome.selection import Candidate
@@ -109,6 +112,7 @@ def register(
         why += f" The champion stays version {holder.version}, of the sweep {holder.tags['sweep']}, with {score:.4f}."
         return Registered(name, version, f"models:/{name}/{version}", why, winner.cell)
     client.set_registered_model_alias(name, CHAMPION, version)
+    client.update_registered_model(name, description=card.text(f"models:/{name}@{CHAMPION}", tracker.uri, winner, why))
     return Registered(name, version, f"models:/{name}@{CHAMPION}", why, winner.cell)
 
 
@@ -173,6 +177,10 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
     made = client.create_model_version(
         name, logged.model_uri, run_id=logged.run_id, model_id=logged.model_id, tags=tags, description=why
     )
+    # As MLflow's own register_model does: the logged model's page says "Not registered" otherwise.
+    if logged.model_id:
+        said = [{"name": name, "version": made.version}]
+        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(said)})
     return str(made.version)
 
 

@@ -17,8 +17,12 @@ RECORD = "origin.json"
 
 def note(folder: Path) -> None:
     """Of this process, in place of an earlier start's."""
-    command = faults.masked(shlex.join(["python", *sys.argv]))
-    files.write(folder / RECORD, json.dumps({"command": command, **here(), "started": now()}, indent=2))
+    files.write(folder / RECORD, json.dumps({"command": command(), **here(), "started": now()}, indent=2))
+
+
+def command() -> str:
+    """What was typed, without passwords."""
+    return faults.masked(shlex.join(["python", *sys.argv]))
 
 
 def of(folder: Path) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -22,9 +23,8 @@ from sweeps.request.cells import Cell
 from sweeps.request.datasets import Task
 from sweeps.request.forecast import Forecast
 from sweeps.request.plan import Plan
-from sweeps.tracking import mlflow_page
+from sweeps.tracking import mlflow_page, server
 
-MLFLOW_PORT = 5000
 SEEN = "†"
 
 
@@ -220,13 +220,22 @@ def show_waiting(why: str | None, console: Console) -> None:
         console.print("Run the same command again when it does; nothing is trained again.")
 
 
-def show_links(uri: str, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool) -> None:
-    """How to open the MLflow UI on this sweep, and how to use a champion."""
-    address = uri if uri.startswith("http") else f"http://127.0.0.1:{MLFLOW_PORT}"
-    if not uri.startswith("http"):
-        console.print("\nLook at the trials:", style="bold")
-        console.print(f"  mlflow server --backend-store-uri {shlex.quote(uri)} --port {MLFLOW_PORT}", soft_wrap=True)
-    console.print(f"  {mlflow_page.link(address, experiment)}", soft_wrap=True)
+def show_links(
+    uri: str, folder: Path, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool
+) -> None:
+    """How to open the MLflow UI on this sweep, and how to use a champion. `folder`: the sweep's, in its storage."""
+    console.print("\nLook at the trials:", style="bold")
+    if uri.startswith("http"):
+        console.print(f"  {mlflow_page.link(uri, experiment)}", soft_wrap=True)
+    else:
+        named = "" if uri == server.database_in(folder.parent) else f" --tracking-uri {shlex.quote(uri)}"
+        console.print(
+            f"  python sweeps/ui.py {shlex.quote(str(folder.parent))} --name {folder.name}{named}",
+            soft_wrap=True,
+            markup=False,
+        )
+        console.print("which starts MLflow's server and opens on:")
+        console.print(f"  {mlflow_page.link(f'http://{server.HOST}:{server.PORT}', experiment)}", soft_wrap=True)
     if champions and not refitted:
         console.print("To have it trained once more on train and valid, run the same command with --refit.")
     for registered in champions[:1]:

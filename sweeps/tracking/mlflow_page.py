@@ -1,49 +1,155 @@
-"""The view: what a person sees first when she opens a sweep in the MLflow UI.
+"""The page: what a person sees first when she opens a sweep in the MLflow UI.
 
-The bare page opens in another mode on an empty table, with parents collapsed and parameters hidden. This writes a
-shared view (as MLflow's own "share" button does) with a table of trials by score, parallel coordinates, learning curves
-and the probe's learning rate against the score. The format is MLflow's internal one: pinned by its minor version in
-pyproject.toml, checked in a browser.
+MLflow 3.17 opens every experiment in its GenAI mode, on an empty overview: only the link or the browser's own switch
+(kept in its local storage) choose "Model training", and no tag of the experiment is asked. So the link is everywhere:
+at the end of a sweep, in `sweeps/ui.py`, in the experiment's note.
+
+The link opens a shared view (as MLflow's own "share" button writes them): one each for trials, finalists,
+confirmations and cells, with a table of its own and charts. Axes and titles show metrics by their names and cut words
+to nine letters, so curves have a metric per method and no axis has words. The format is MLflow's internal one: pinned
+by its minor version in pyproject.toml, checked in a browser.
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-NAME = "trials"
-TAG = f"mlflow.sharedViewState.{NAME}"
 SCORE = "valid_score"
 SEARCHED = ("batch_size", "chunk_seconds", "probe_lr")
-WIDE, PAIRED = "wide", "paired"  # a section with one column, where axes need room, and one with two
-COLUMNS = (
-    f"metrics.`{SCORE}`",
-    "metrics.`valid_uar`",
-    "metrics.`test_score`",
-    "params.`dataset`",
-    "params.`backbone`",
-    *(f"params.`{name}`" for name in SEARCHED),
-    "tags.`outcome`",
+METHODS = {"pairtune": "PairTune", "finetune": "FineTune", "frozen": "Frozen"}
+BY_METHOD = ("valid_knn", "loss", SCORE)  # of trials: a metric per method beside the common one
+IMPORTANCE = "importance_{setting}"  # metrics of a cell: the share of the spread of scores
+WIDE, PAIRED = 1, 2  # charts side by side
+NOTE = "mlflow.note.content"
+
+Charts = list[tuple[str, int, list[dict[str, Any]]]]  # sections: name, columns, charts
+
+
+@dataclass(frozen=True)
+class View:
+    """A shared view: which runs, by what, with which columns."""
+
+    kind: str
+    title: str
+    order: str
+    columns: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}s"
+
+    @property
+    def tag(self) -> str:
+        """Of the experiment."""
+        return f"mlflow.sharedViewState.{self.name}"
+
+
+_CELL = ("params.`dataset`", "params.`backbone`", "tags.`method`")
+_SETTINGS = tuple(f"params.`{name}`" for name in SEARCHED)
+TRIALS = View(
+    "trial", "trials", SCORE, (f"metrics.`{SCORE}`", "metrics.`valid_uar`", *_CELL, *_SETTINGS, "tags.`outcome`")
 )
+FINALISTS = View("finalist", "finalists", SCORE, (f"metrics.`{SCORE}`", *_CELL, "params.`inner_fold`", *_SETTINGS))
+CONFIRMATIONS = View(
+    "confirmation",
+    "confirmations",
+    "test_score",
+    ("metrics.`test_score`", "metrics.`test_uar`", f"metrics.`{SCORE}`", *_CELL, "params.`seed`", "params.`fold`"),
+)
+CELLS = View("cell", "cells", "test_score", ("metrics.`test_score`", f"metrics.`{SCORE}`", "tags.`outcome`"))
+VIEWS = (TRIALS, FINALISTS, CONFIRMATIONS, CELLS)
 
 
-def link(address: str, experiment: str) -> str:
-    """The page of one sweep on an MLflow server."""
-    query = f"workflowType=machine_learning&viewStateShareKey={NAME}&compareRunsMode=CHART"
-    return f"{address.rstrip('/')}/#/experiments/{experiment}/runs?{query}"
+def link(address: str, experiment: str, view: View = TRIALS) -> str:
+    """The page of one sweep on an MLflow server; of "" relative to any page of the server."""
+    query = f"workflowType=machine_learning&viewStateShareKey={view.name}&compareRunsMode=CHART"
+    return f"{address.rstrip('/')}{'/' if address else ''}#/experiments/{experiment}/runs?{query}"
 
 
-def shared() -> str:
-    """The shared view, as the tag's value."""
+def run_link(experiment: str, run: str) -> str:
+    """A run's page, relative to any page of the server."""
+    return f"#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def artefact(run: str, path: str) -> str:
+    """An artefact of a run, relative to any page of the server: for pictures in notes."""
+    return f"get-artifact?path={path}&run_uuid={run}"
+
+
+def note(experiment: str) -> str:
+    """The experiment's note, in Markdown. MLflow folds it to its first line, so that has the links."""
+    links = [f"[{view.title}]({link('', experiment, view)})" for view in VIEWS]
+    return (
+        f"Look at: {' | '.join(links)}\n\n"
+        "MLflow opens an experiment in its GenAI mode, where nothing of a sweep is to be seen: choose *Model training* "
+        "above left (the browser remembers it), or one of these links."
+    )
+
+
+def tags(experiment: str, methods: Sequence[str]) -> dict[str, str]:
+    """What makes the experiment's page; `methods`: those of the sweep."""
+    charts = {
+        TRIALS: _of_trials(methods),
+        FINALISTS: [("Finalists on inner folds", WIDE, [_bar(SCORE)])],
+        CONFIRMATIONS: _of_confirmations(),
+        CELLS: _of_cells(),
+    }
+    return {view.tag: json.dumps(_shared(view, sections)) for view, sections in charts.items()} | {
+        NOTE: note(experiment)
+    }
+
+
+def shown(metrics: Mapping[str, float], method: str | None) -> dict[str, float]:
+    """A step's numbers as the page has them: without the epoch, which is the step, and of trials those of BY_METHOD
+    under a name per method, too.
+    """
+    own = {f"{name}_{method}": metrics[name] for name in BY_METHOD if method and name in metrics}
+    return {name: value for name, value in metrics.items() if name != "epoch"} | own
+
+
+def _of_trials(methods: Sequence[str]) -> Charts:
+    parallel = {
+        "type": "PARALLEL",
+        "selectedParams": list(SEARCHED),
+        "selectedMetrics": [SCORE],
+        "showAllRuns": True,
+    }
+    sections: Charts = [("What matters", WIDE, [parallel])]
+    for method in methods:
+        curves = [_curve(f"{name}_{method}") for name in ("valid_knn", "loss")]
+        score = f"{SCORE}_{method}"
+        charts = [*curves, _scatter("log10_probe_lr", score), _bar(score)]
+        sections.append((f"Trials by {METHODS.get(method, method)}", PAIRED, charts))
+    return sections
+
+
+def _of_confirmations() -> Charts:
+    charts = [_bar("test_score"), _bar("test_uar"), _scatter(SCORE, "test_score")]
+    return [("Confirmations on test", PAIRED, charts)]
+
+
+def _of_cells() -> Charts:
+    scores = [_bar("test_score"), _bar(SCORE)]
+    shares = [_bar(IMPORTANCE.format(setting=setting)) for setting in SEARCHED]
+    return [("Cells", PAIRED, scores), ("What matters: importance by setting", PAIRED, shares)]
+
+
+def _shared(view: View, sections: Charts) -> dict[str, Any]:
+    """The view as MLflow's page reads it."""
     facets = {
-        "searchFilter": "tags.kind = 'trial'",
-        "orderByKey": f"metrics.`{SCORE}`",
+        "searchFilter": f"tags.kind = '{view.kind}'",
+        "orderByKey": f"metrics.`{view.order}`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
     }
+    placed = [(f"section-{number}", chart) for number, (_, _, charts) in enumerate(sections) for chart in charts]
+    shared = {"runsCountToCompare": 100, "deleted": False, "isGenerated": False}
     page = {
-        "selectedColumns": list(COLUMNS),
+        "selectedColumns": list(view.columns),
         "columnOrder": [],
         "columnWidths": {},
         "runsExpanded": {},
@@ -51,8 +157,13 @@ def shared() -> str:
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": _charts(),
-        "compareRunSections": [_section(WIDE, "What matters", 1), _section(PAIRED, "Trials", 2)],
+        "compareRunCharts": [
+            {"uuid": f"chart-{number}", "metricSectionId": section, **shared, **chart}
+            for number, (section, chart) in enumerate(placed)
+        ],
+        "compareRunSections": [
+            _section(f"section-{number}", name, columns) for number, (name, columns, _) in enumerate(sections)
+        ],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -63,36 +174,20 @@ def shared() -> str:
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
-    return json.dumps(facets | page)
+    return facets | page
 
 
-def _charts() -> list[dict[str, Any]]:
-    parallel = {
-        "type": "PARALLEL",
-        "selectedParams": ["backbone", "dataset", *SEARCHED],
-        "selectedMetrics": [SCORE],
-        "showAllRuns": True,
-    }
-    rate = {
-        "type": "SCATTER",
-        "displayName": "Probe learning rate (log10)",
-        "xaxis": {"key": "log10_probe_lr", "type": "METRIC"},
-        "yaxis": {"key": SCORE, "type": "METRIC"},
-    }
-    best = {"type": "BAR", "displayName": "Validation score", "metricKey": SCORE}
-    curves = [_curve("valid_knn", "Validation (kNN) by epoch"), _curve("loss", "Stage-1 loss by epoch")]
-    charts = [(WIDE, parallel), *((PAIRED, chart) for chart in [*curves, rate, best])]
-    shared = {"runsCountToCompare": 100, "deleted": False, "isGenerated": False}
-    return [
-        {"uuid": f"chart-{number}", "metricSectionId": section, **shared, **chart}
-        for number, (section, chart) in enumerate(charts)
-    ]
+def _bar(metric: str) -> dict[str, Any]:
+    return {"type": "BAR", "metricKey": metric}
 
 
-def _curve(metric: str, title: str) -> dict[str, Any]:
+def _scatter(across: str, up: str) -> dict[str, Any]:
+    return {"type": "SCATTER", "xaxis": {"key": across, "type": "METRIC"}, "yaxis": {"key": up, "type": "METRIC"}}
+
+
+def _curve(metric: str) -> dict[str, Any]:
     return {
         "type": "LINE",
-        "displayName": title,
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "lineSmoothness": 0,

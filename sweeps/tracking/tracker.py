@@ -24,8 +24,9 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from audioconfit.errors import InputError
 from sweeps import faults, identity
 from sweeps.identity import Identity
-from sweeps.tracking import mlflow_page, places
+from sweeps.tracking import mlflow_page, places, provenance
 from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
+from sweeps.tracking.provenance import Data
 
 ANSWER_SECONDS = 10.0  # a tracking server that was started beside the sweep needs a while
 RETRY_SECONDS = (1.0, 5.0, 30.0)  # between attempts, the last one for as long as the sweep runs
@@ -40,10 +41,11 @@ STATUS = {Outcome.FAILED: "FAILED", Outcome.DROPPED: "KILLED"}  # FINISHED other
 
 @dataclass
 class TrackedRun:
-    """An MLflow run that this sweep writes to, and the last step that it has."""
+    """An MLflow run that this sweep writes to, and the last step that it has. `method`: of a trial."""
 
     id: str
     last_step: int = -1
+    method: str | None = None
 
 
 @dataclass
@@ -61,8 +63,12 @@ class Tracker:
     storages that use the same MLflow, are left alone.
     """
 
-    def __init__(self, uri: str, sweep: Identity, folder: Path) -> None:
+    def __init__(
+        self, uri: str, sweep: Identity, folder: Path, *, origin: Mapping[str, str] = {}, data: Iterable[Data] = ()
+    ) -> None:
+        """`origin`: command, version and commit; `data`: of the tasks. Both are shown on each new run."""
         self.uri, self.sweep, self.folder = uri, sweep, folder
+        self._marks, self._data = provenance.tags(origin), {one.name: one for one in data}
         check_answer(uri)
         try:
             self.client = MlflowClient(tracking_uri=uri)
@@ -100,7 +106,8 @@ class Tracker:
     ) -> None:
         """A trial begins, or goes on."""
         shown = {param: str(value)[:LONGEST_VALUE] for param, value in params.items()}
-        self._write(Start(key, _now(), cell, name, shown, {"kind": kind, **tags}))
+        places = {name: value for name, value in shown.items() if name in ("seed", "fold")}
+        self._write(Start(key, _now(), cell, name, shown, {"kind": kind, **places, **tags}))
 
     def metrics(self, key: str, step: int, metrics: Mapping[str, Any]) -> None:
         """The numbers of one step; values that are no numbers are passed over."""
@@ -115,6 +122,14 @@ class Tracker:
     def end(self, key: str, outcome: Outcome, *, why: str | None = None, files: Path | None = None) -> None:
         """A trial ended. The files of the folder `files` become the run's artefacts."""
         self._write(End(key, _now(), outcome, why, str(files) if files else None))
+
+    def page(self, methods: Sequence[str]) -> None:
+        """Writes the experiment's views and note. What MLflow does not take is one of the `problems`."""
+        try:
+            for tag, value in mlflow_page.tags(self.experiment, methods).items():
+                self.client.set_experiment_tag(self.experiment, tag, value)
+        except Exception as error:  # whatever a server or a network can do: the runs are there without it
+            self.problems.append(f"the page: {type(error).__name__}: {error}")
 
     def cell(self, name: str, *, tags: Mapping[str, str]) -> None:
         """A cell's run, opened before those of its trials."""
@@ -224,7 +239,7 @@ class Tracker:
             runs.setdefault(event.key, []).append(event)
         for key, mine in runs.items():
             run = self._open(key, mine[0])
-            self._log(run, _batch(mine, after=run.last_step))
+            self._log(run, _batch(mine, after=run.last_step, method=run.method))
             for event in mine:
                 if isinstance(event, End):
                     self._end(run, event)
@@ -238,16 +253,20 @@ class Tracker:
             self.client.update_run(found.info.run_id, status="RUNNING")
             if identity.TAG not in found.data.tags:  # from now on it is nobody else's
                 self.client.set_tag(found.info.run_id, identity.TAG, self.sweep.id)
-            self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found))
+            self.runs[key] = TrackedRun(found.info.run_id, self._last_step(found), _method(found.data.tags))
             return self.runs[key]
-        tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id}, key
+        tags, name = {"key": key, "sweep": self.sweep.name, identity.TAG: self.sweep.id, **self._marks}, key
+        method = None
         if isinstance(event, Start):
-            name = event.name
+            name, method = event.name, _method(event.tags)
             if event.cell:
                 parent = Start(_parent(event.cell), event.time, None, event.cell)
                 tags["mlflow.parentRunId"] = self._open(parent.key, parent).id
         run = self.client.create_run(self.experiment, run_name=name, tags=tags, start_time=event.time)
-        self.runs[key] = TrackedRun(run.info.run_id)
+        if isinstance(event, Start) and event.tags.get("dataset") in self._data:
+            data = self._data[event.tags["dataset"]].as_input()
+            self.client.log_inputs(run.info.run_id, [data])
+        self.runs[key] = TrackedRun(run.info.run_id, method=method)
         return self.runs[key]
 
     def _has_runs(self) -> bool:
@@ -296,7 +315,6 @@ class Tracker:
         # A database alone has nowhere to put artefacts; a server proxies them and must be left to choose.
         location = places.of(self.folder) if local else None
         experiment = self.client.create_experiment(self.sweep.name, artifact_location=location)
-        self.client.set_experiment_tag(experiment, mlflow_page.TAG, mlflow_page.shared())
         return str(experiment)
 
 
@@ -321,7 +339,7 @@ def check_answer(uri: str) -> None:
             time.sleep(0.5)
 
 
-def _batch(events: Iterable[Event], *, after: int) -> Batch:
+def _batch(events: Iterable[Event], *, after: int, method: str | None) -> Batch:
     """What the events log; of their steps only those past `after`, which the run has already, and step 0."""
     batch = Batch(last_step=after)
     for event in events:
@@ -330,15 +348,22 @@ def _batch(events: Iterable[Event], *, after: int) -> Batch:
                 batch.params |= event.params
                 batch.tags |= event.tags
             case Note() if event.note:
-                batch.tags["mlflow.note.content"] = event.note
+                batch.tags[mlflow_page.NOTE] = event.note
             case End():
                 batch.tags["outcome"] = event.outcome.value
                 if event.why:
                     batch.tags["why"] = event.why[:LONGEST_TAG]
+                    batch.tags[mlflow_page.NOTE] = f"**{event.outcome}**\n\n```text\n{event.why[:LONGEST_TAG]}\n```"
             case Metrics() if event.step > batch.last_step or event.step == 0:
-                batch.metrics += [Metric(name, value, event.time, event.step) for name, value in event.metrics.items()]
+                shown = mlflow_page.shown(event.metrics, method)
+                batch.metrics += [Metric(name, value, event.time, event.step) for name, value in shown.items()]
                 batch.last_step = max(batch.last_step, event.step)
     return batch
+
+
+def _method(tags: Mapping[str, str]) -> str | None:
+    """Of a trial, by its run's tags."""
+    return tags.get("method") if tags.get("kind") == mlflow_page.TRIALS.kind else None
 
 
 def _now() -> int:

@@ -2,9 +2,10 @@
 
 import functools
 import json
+import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
 from sweeps.faults import Halted
 from sweeps.slots.worker import Tell
+from sweeps.trial import listening
 from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore
 
@@ -109,13 +111,29 @@ def _stage_two(
             test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=device)
             store.publish_test_features(recipe.stage_key, test)
         result = method.evaluate(result, probes, test, split, device=device)
+        votes = probes.knn.logits(test.mixed(probes.linear.layers).embeddings, device=device)
+        said = listening.of(result.predictions["test"], result.classes, votes, probes.linear.thresholds)
+        listening.write(said, waveforms, assignment.folder)
     spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
+    spent |= _used(spent)
     if assignment.reads_test and recipe.layers == "all" and not recipe.refit:
         by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
         files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
     _write(assignment, result, probes.linear, spent | {"protocol": split.protocol})
     return results.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
+
+
+def _used(spent: Mapping[str, float]) -> dict[str, float]:
+    """What the trial took of the machine, under the names that MLflow shows among system metrics. The memory is the
+    most that this slot's process has had so far: it has served other trials.
+    """
+    used = {"system/slot_peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        used["system/slot_peak_gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 1024**2
+    if spent["trained_seconds"]:
+        used["system/audio_seconds_per_second"] = spent["cost"] / spent["trained_seconds"]
+    return used
 
 
 def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str, Any]) -> None:
@@ -127,7 +145,9 @@ def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str
             predicted.save(folder / PREDICTIONS.format(side=side))
     shown = result.test or result.valid
     if shown.confusion is not None:
-        figures.confusion(shown.confusion, result.classes, folder / "confusion.png")
+        side = "test" if result.test else "validation"
+        title = f"{side}: {shown.accuracy:.1%} of {sum(map(sum, shown.confusion))} clips right"
+        figures.confusion(shown.confusion, result.classes, folder / "confusion.png", title=title)
     files.seal(folder)
     # Last: a trial that has a result is done.
     files.write(folder / RESULT, json.dumps(results.summary(result) | about, indent=2))

@@ -57,6 +57,8 @@ def test_a_confirmation_of_every_layer_says_what_each_is_worth(assignment: Assig
     recipe = assignment.recipe.model_copy(update={"layers": "all", "probe_layer": 0})
     confirmed = replace(assignment, recipe=recipe, reads_test=True)
     work.work(confirmed, lambda step, metrics: True)
+    left = {"predictions.parquet", "mistakes", "mistakes.html", "scores.html"}
+    assert left <= {path.name for path in confirmed.folder.iterdir()}
     by_layer = json.loads((confirmed.folder / "layers.json").read_text())
     assert list(by_layer) == ["0", "1", "last", "mean", "weighted"]
     result = json.loads((confirmed.folder / "result.json").read_text())

@@ -1,5 +1,6 @@
 """Tracking on a real MLflow store: what was said once is there once, whatever happened in between."""
 
+import getpass
 import json
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from mlflow.entities import Run
 from audioconfit.errors import InputError
 from sweeps.identity import Identity
 from sweeps.tracking.journal import Outcome
+from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker
 
 
@@ -58,9 +60,52 @@ def test_a_trial_is_a_finished_child_run_with_its_numbers(tracker: Tracker, tmp_
     client = MlflowClient(tracking_uri=tracker.uri)
     assert (found.info.status, found.data.params["batch_size"]) == ("FINISHED", "16")
     assert [point.step for point in client.get_metric_history(found.info.run_id, "loss")] == [1, 2, 3]
-    assert set(found.data.metrics) == {"loss", "epoch"}
+    assert set(found.data.metrics) == {"loss"}  # the epoch is the step
     assert found.data.tags["mlflow.parentRunId"] == tracker.run_id("cell:a-cell")
     assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["result.json"]
+
+
+def test_each_method_has_metrics_and_charts_of_its_own(tracker: Tracker) -> None:
+    tracker.page(["pairtune", "finetune"])
+    for method in ("pairtune", "finetune"):
+        tracker.start(method, cell=f"of-{method}", name=method, kind="trial", params={}, tags={"method": method})
+        tracker.metrics(method, 1, {"loss": 0.5, "epoch": 1})
+    tracker.start("c", cell="of-finetune", name="c", kind="confirmation", params={}, tags={"method": "finetune"})
+    tracker.metrics("c", 1, {"loss": 0.5})
+    tracker.flush()
+    assert set(run(tracker, "pairtune").data.metrics) == {"loss", "loss_pairtune"}
+    assert set(run(tracker, "finetune").data.metrics) == {"loss", "loss_finetune"}
+    assert set(run(tracker, "c").data.metrics) == {"loss"}
+    tags = tracker.client.get_experiment(tracker.experiment).tags
+    view = json.loads(tags["mlflow.sharedViewState.trials"])
+    sections = {one["uuid"]: one["name"] for one in view["compareRunSections"]}
+    drawn = {
+        chart["metricKey"]: sections[chart["metricSectionId"]]
+        for chart in view["compareRunCharts"]
+        if chart["type"] == "LINE"
+    }
+    assert drawn["loss_pairtune"] == "Trials by PairTune"
+    assert drawn["loss_finetune"] == "Trials by FineTune"
+    assert not [column for column in view["selectedColumns"] if "test" in column]
+    for kind in ("finalist", "confirmation", "cell"):
+        assert json.loads(tags[f"mlflow.sharedViewState.{kind}s"])["searchFilter"] == f"tags.kind = '{kind}'"
+        assert f"viewStateShareKey={kind}s" in tags["mlflow.note.content"].splitlines()[0]
+
+
+def test_a_run_says_where_it_comes_from(uri: str, tmp_path: Path) -> None:
+    data = Data("tones", "f" * 64, {"train": 10, "valid": 3, "test": 4})
+    said = {"command": "python sweeps/grid.py --data a/b", "commit": "abc123", "version": "0.2"}
+    made = Tracker(uri, Identity("provenance", "0123456789ab"), tmp_path, origin=said, data=[data])
+    made.start("t", cell="c", name="t", kind="trial", params={"seed": 3, "fold": 1}, tags={"dataset": "tones"})
+    made.close()
+    found = run(made, "t")
+    tags = found.data.tags
+    assert (tags["mlflow.source.name"], tags["mlflow.source.git.commit"]) == ("sweeps/grid.py", "abc123")
+    assert tags["command"] == "python sweeps/grid.py --data a/b"
+    assert (tags["seed"], tags["fold"], tags["mlflow.user"]) == ("3", "1", getpass.getuser())
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("tones", "f" * 36)
+    assert given.tags[0].value == "train 10, valid 3, test 4"
 
 
 def test_a_failed_trial_says_why(tracker: Tracker) -> None:
@@ -69,6 +114,7 @@ def test_a_failed_trial_says_why(tracker: Tracker) -> None:
     tracker.flush()
     assert run(tracker, "t").info.status == "FAILED"
     assert run(tracker, "t").data.tags["why"] == "it diverged"
+    assert "it diverged" in run(tracker, "t").data.tags["mlflow.note.content"]  # what MLflow shows above on its page
 
 
 def test_a_restarted_trial_goes_on_in_its_run_and_no_step_is_there_twice(tracker: Tracker, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The page of a cell in MLflow: what won with which settings, which trials came next, which setting mattered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.outcome.selection import Candidate
+from sweeps.tracking import mlflow_page
+
+MOST_TRIALS = 10
+WINNING = "best_{setting}"  # tags of the cell's run: MLflow lets no parameter change, and a sweep that goes on may
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trial that completed, and its run in MLflow."""
+
+    run: str
+    name: str
+    params: Mapping[str, Any]
+    score: float
+
+
+def note(
+    experiment: str,
+    candidate: Candidate | None,
+    runs: Sequence[str],
+    trials: Sequence[Scored],
+    count: int,
+    importances: Mapping[str, float],
+) -> str:
+    """Markdown. `candidate`: the confirmed recipe, and `runs` its runs in MLflow, in its order; `trials`: the best
+    ones of `count`."""
+    parts = [_confirmed(experiment, candidate, runs)] if candidate else ["**No trial was confirmed on test.**"]
+    if trials:
+        parts.append(_table_of_trials(experiment, trials, count))
+    if importances:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
+        parts.append(f"Share of the spread of validation scores by setting (Optuna's fANOVA): {shares}.")
+    views = ", ".join(f"[{view.title}]({mlflow_page.link('', experiment, view)})" for view in mlflow_page.VIEWS)
+    return "\n\n".join([*parts, f"All of the sweep: {views}."])
+
+
+def winning(candidate: Candidate, settings: Sequence[str]) -> dict[str, str]:
+    """The searched settings of the recipe that was confirmed, as tags of the cell's run."""
+    recipe = candidate.runs[0].recipe
+    return {WINNING.format(setting=name): str(getattr(recipe, name)) for name in settings}
+
+
+def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str]) -> str:
+    recipe = candidate.runs[0].recipe
+    settings = ", ".join(f"{name} {_shown(getattr(recipe, name))}" for name in mlflow_page.SEARCHED)
+    lines = [
+        f"**Test {candidate.metric}: {candidate.shown}** with {settings}.",
+        "",
+        "| confirmation | validation | test | 95 per cent interval |",
+        "|---|---|---|---|",
+    ]
+    for one, run in zip(candidate.runs, runs, strict=True):
+        ends = [one.metrics.get(f"test_{candidate.metric}_{end}") for end in ("low", "high")]
+        interval = " to ".join(f"{end:.4f}" for end in ends if end is not None)
+        name = f"seed {one.recipe.seed}, fold {one.recipe.fold}"
+        link = mlflow_page.run_link(experiment, run)
+        lines.append(f"| [{name}]({link}) | {one.valid:.4f} | {one.test:.4f} | {interval} |")
+    best = runs[candidate.runs.index(candidate.best_run)]
+    picture = mlflow_page.artefact(best, "confusion.png")
+    return "\n".join([*lines, "", f"![confusion on test of the best run on validation]({picture})"])
+
+
+def _table_of_trials(experiment: str, trials: Sequence[Scored], count: int) -> str:
+    settings = list(trials[0].params)
+    heads = ["trial", "validation", *settings]
+    rows = [
+        [f"[{one.name}]({mlflow_page.run_link(experiment, one.run)})", f"{one.score:.4f}"]
+        + [_shown(one.params.get(name)) for name in settings]
+        for one in trials
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows]]
+    return "\n".join([f"The best {len(trials)} of {count} complete trials:", "", *lines])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,44 @@
+"""The descriptions of a cell and of a champion in MLflow."""
+
+from pathlib import Path
+
+import left_sweeps
+import pytest
+
+from sweeps.outcome import card
+from sweeps.outcome.selection import Candidate
+from sweeps.report import cell_page
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Candidate:
+    return left_sweeps.finished(tmp_path / "sweep", tmp_path / "nowhere")[0]
+
+
+def test_a_cell_says_what_won_and_links_to_its_runs(candidate: Candidate) -> None:
+    trials = [cell_page.Scored("run-7", "007", {"batch_size": 16, "probe_lr": 0.0012}, 0.91)]
+    note = cell_page.note("3", candidate, ["run-a", "run-b"], trials, 5, {"batch_size": 0.75, "probe_lr": 0.25})
+    recipe = candidate.runs[0].recipe
+    assert f"**Test accuracy: 75.00 ± 0.00** with batch_size {recipe.batch_size}" in note
+    assert (
+        "| [seed 1, fold 0](#/experiments/3/runs/run-b?workflowType=machine_learning) | 0.7500 | 0.7500 | 0.1" in note
+    )
+    assert "| [007](#/experiments/3/runs/run-7?workflowType=machine_learning) | 0.9100 | 16 | 0.0012 |" in note
+    assert "The best 1 of 5 complete trials" in note
+    assert "batch_size 75%, probe_lr 25%" in note
+    assert "get-artifact?path=confusion.png&run_uuid=run-a" in note
+    assert cell_page.winning(candidate, ["batch_size"]) == {"best_batch_size": str(recipe.batch_size)}
+
+
+def test_a_cell_without_a_confirmed_trial_says_so() -> None:
+    assert cell_page.note("3", None, [], [], 0, {}).startswith("**No trial was confirmed on test.**")
+
+
+def test_a_card_has_scores_with_intervals_and_how_to_call_it_but_no_password(candidate: Candidate) -> None:
+    told = card.text("models:/audioconfit-tones@champion", "sqlite:///mlflow.db", candidate, "It won.")
+    assert "| accuracy | 0.7500 | 0.1000 to 0.9000 |" in told
+    assert "Test accuracy over 2 runs: 75.00 ± 0.00" in told
+    assert "mlflow.pyfunc.load_model('models:/audioconfit-tones@champion')" in told
+    assert "mlflow.set_tracking_uri('sqlite:///mlflow.db')" in told
+    secret = card.text("models:/m@champion", "postgresql://me:secret@host/db", candidate, "It won.")
+    assert "secret" not in secret
