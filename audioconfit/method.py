@@ -98,6 +98,7 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
             f"The recipe is for {recipe.dataset} with content {recipe.fingerprint[:12]}, but the prepared corpus has "
             f"{waveforms.fingerprint[:12]}: its recordings or labels have changed. Start a sweep under another name."
         )
+    probe.check_balance(recipe.probe_balance, recipe.probe, multi_label=waveforms.corpus.multi_label)
     longest = max(waveforms.seconds(clip.key) for clip in waveforms.corpus.clips)
     if recipe.chunk_seconds > longest:
         raise InputError(
@@ -214,6 +215,7 @@ def _linear(
         kind=recipe.probe,
         seed=recipe.seed,
         layer=recipe.probe_layer,
+        balance=recipe.probe_balance,
         thresholds=recipe.probe_thresholds,
         metric=recipe.metric,
         device=device,
@@ -279,12 +281,13 @@ def _train(
         device=device,
     )
     finetuned = recipe.method == "finetune"
+    steps = recipe.epochs * len(batches)
     head = finetune.new_head(encoder, batches.class_count, seed=recipe.seed) if finetuned else None
     settings = Settings(
         lr=recipe.lr,
         epochs=recipe.epochs,
         seed=recipe.seed,
-        warmup_steps=recipe.warmup_steps,
+        warmup_steps=recipe.warmup_steps if recipe.warmup is None else round(recipe.warmup * steps),
         device=device,
         precision=_precision(recipe, device),
         validate=lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device, head),

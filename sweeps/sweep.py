@@ -90,6 +90,7 @@ class Sweep:
             storage=open_storage(plan.optuna_storage or f"sqlite:///{plan.folder / 'optuna.db'}"),
             shared=bool(plan.optuna_storage),
             seed=plan.seed,
+            sampler=plan.sampler,
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
         )
