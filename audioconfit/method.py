@@ -27,7 +27,7 @@ from audioconfit import (
     splits,
     training,
 )
-from audioconfit.audio import Waveforms
+from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
@@ -104,6 +104,11 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
         raise InputError(
             f"A chunk of {recipe.chunk_seconds:g} s is longer than every clip of {recipe.dataset} (the longest has "
             f"{longest:.2f} s); choose chunks of at most {longest:.2f} s."
+        )
+    if (most := encoders.longest(recipe.backbone)) is not None and round(recipe.chunk_seconds * SAMPLE_RATE) > most:
+        raise InputError(
+            f"{recipe.backbone} takes {most / SAMPLE_RATE:g} s at most, and a chunk of {recipe.chunk_seconds:g} s is "
+            f"longer; choose chunks of at most {most / SAMPLE_RATE:g} s."
         )
     readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
     if recipe.probe_layer not in readable:

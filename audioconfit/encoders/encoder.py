@@ -47,6 +47,7 @@ class Encoder(nn.Module):
 
     name: str
     dim: int
+    longest: int | None = None  # samples that it takes at most
     receptive_field: int  # samples that one frame sees; shorter clips cannot be embedded
 
     def __init__(

@@ -64,7 +64,7 @@ class Searched:
         return self._at(0.5)
 
     def grid(self) -> tuple[Any, ...]:
-        """The choices; of a range up to GRID_POINTS values from end to end, evenly spaced (of `log`, the logarithms)."""
+        """The choices; of a range GRID_POINTS values from end to end, evenly spaced, of `log` by the logarithm."""
         return self.choices or tuple(dict.fromkeys(self._at(i / (GRID_POINTS - 1)) for i in range(GRID_POINTS)))
 
     def _at(self, share: float) -> float:
