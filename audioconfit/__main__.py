@@ -128,8 +128,8 @@ def _export(arguments: argparse.Namespace) -> int:
     model = models.load(arguments.model)
     if not sequence_classifier.is_known(model.encoder):
         raise InputError(
-            f"{model.encoder.name} is a {model.encoder.model.config.model_type} model: transformers' classifier reads other "
-            "frames of it, and there is no ONNX graph of its spectrogram; use `audioconfit predict` or `model.save`."
+            f"{model.encoder.name} is a {model.encoder.model.config.model_type} model: transformers' classifier reads "
+            "other frames of it, and there is no ONNX graph of its spectrogram; use `audioconfit predict`."
         )
     if arguments.to == "onnx":
         difference = onnx_graph.save(model, arguments.out)

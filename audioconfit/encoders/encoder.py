@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
+from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from audioconfit import files
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import (
     GatedAttention,
+    ValidConvolution,
     ValidGroupNorm,
     ValidPositions,
     at_least_float32,
@@ -34,6 +36,7 @@ Count = TypeVar("Count", int, Tensor)
 EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: ValidGroupNorm,
     Data2VecAudioPositionalConvLayer: ValidPositions,
+    Wav2Vec2ConformerConvolutionModule: ValidConvolution,
     WavLMAttention: GatedAttention,
 }
 
@@ -79,6 +82,8 @@ class Encoder(nn.Module):
         setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010
         # The same mask as transformers' own, which puts a number from the CPU into a tensor of the GPU and waits.
         setattr(model, "_get_feature_vector_attention_mask", partial(_valid_frames, config))  # noqa: B010
+        if config.model_type == "wav2vec2-conformer":  # has it, and does not use it
+            model.get_submodule("encoder.pos_conv_embed").requires_grad_(False)
         for module in model.get_submodule("encoder.pos_conv_embed").modules():
             if isinstance(module, nn.Conv1d):  # its class is weight_norm's
                 setattr(module, "forward", partial(convolve_on_gpu, module))  # noqa: B010
@@ -172,21 +177,21 @@ class Encoder(nn.Module):
     @contextlib.contextmanager
     def _only_valid(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
         """Within, GroupNorm takes its statistics over the steps that lie in the valid samples, and stacked positional
-        convolutions see the valid frames.
+        convolutions and a conformer's see the valid frames.
         """
         norms = [module for module in self.modules() if isinstance(module, ValidGroupNorm)]
-        positions = [module for module in self.modules() if isinstance(module, ValidPositions)]
+        by_frame = [module for module in self.modules() if isinstance(module, ValidPositions | ValidConvolution)]
         config = self.model.config
         for norm in norms:  # one at most, behind the first convolution
             norm.steps = _steps(lengths, config.conv_kernel[:1], config.conv_stride[:1])
-        for layer in positions:
+        for layer in by_frame:
             layer.frames = self.frame_count(lengths)
         try:
             yield
         finally:
             for norm in norms:
                 norm.steps = None
-            for layer in positions:
+            for layer in by_frame:
                 layer.frames = None
 
     def _backbone_config(self) -> dict[str, object]:

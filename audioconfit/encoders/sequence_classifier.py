@@ -25,6 +25,7 @@ SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "unispeech": transformers.UniSpeechForSequenceClassification,
     "unispeech-sat": transformers.UniSpeechSatForSequenceClassification,
     "data2vec-audio": transformers.Data2VecAudioForSequenceClassification,
+    "wav2vec2-conformer": transformers.Wav2Vec2ConformerForSequenceClassification,
 }
 
 

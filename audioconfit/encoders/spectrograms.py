@@ -1,4 +1,4 @@
-"""Encoders of spectrograms: Whisper's encoder and the Audio Spectrogram Transformer. Waveform to embedding, like others.
+"""Encoders of spectrograms: Whisper's encoder and the Audio Spectrogram Transformer.
 
 Each has a fixed length, which its own feature extractor fills with silence; ours is computed in torch on the device.
 Frames of that filling count for nothing in the mean, though attention sees them, as it did where the weights come from.

@@ -38,6 +38,7 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "unispeech": (transformers.UniSpeechConfig, transformers.UniSpeechModel),
     "unispeech-sat": (transformers.UniSpeechSatConfig, transformers.UniSpeechSatModel),
     "data2vec-audio": (transformers.Data2VecAudioConfig, transformers.Data2VecAudioModel),
+    "wav2vec2-conformer": (transformers.Wav2Vec2ConformerConfig, transformers.Wav2Vec2ConformerModel),
     "whisper": (transformers.WhisperConfig, WhisperEncoder),
     "audio-spectrogram-transformer": (transformers.ASTConfig, transformers.ASTModel),
 }
@@ -45,14 +46,13 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
 SPECTROGRAMS = "it reads spectrograms that are not computed here"
 # Why others, which people do try, are not taken.
 REFUSED = {
-    "wav2vec2-conformer": "its batch normalisation makes an embedding depend on its batch",
     **dict.fromkeys(("sew", "sew-d"), "it pools frames within, padding included"),
     **dict.fromkeys(("wav2vec2-bert", "clap"), SPECTROGRAMS),
 }
 
 # The parts of a body as a checkpoint names them, behind the body's own name where a head is saved with it.
 BODY = re.compile(
-    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio|audio_spectrogram_transformer)\.)?"
+    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio|wav2vec2_conformer|audio_spectrogram_transformer)\.)?"
     r"(feature_extractor\.conv_layers|feature_projection|encoder|layers|embeddings|conv[12])\."
 )
 
@@ -80,8 +80,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-# Of those that read spectrograms: 1 s of Whisper, 1.3 s of AST.
-SMALL_BY_SPECTROGRAM: dict[str, dict[str, Any]] = {
+# Of those that have other numbers: the fixed length of Whisper is 1 s, that of AST 1.3 s.
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "wav2vec2-conformer": SMALL | {"conformer_conv_dropout": 0.0},
     "whisper": {
         "d_model": 64,
         "encoder_layers": 2,
@@ -105,7 +106,7 @@ RENAMED = {"whisper": {r"^(model\.)?encoder\.": ""}}
 
 def small(architecture: str, **config: Any) -> PreTrainedConfig:
     """The shape of a random backbone; `config` overrides it."""
-    return ARCHITECTURES[architecture][0](**SMALL_BY_SPECTROGRAM.get(architecture, SMALL) | config)
+    return ARCHITECTURES[architecture][0](**SMALL_OF.get(architecture, SMALL) | config)
 
 
 def configuration(folder: Path | None) -> PreTrainedConfig:
