@@ -110,6 +110,11 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
             f"{recipe.backbone} takes {most / SAMPLE_RATE:g} s at most, and a chunk of {recipe.chunk_seconds:g} s is "
             f"longer; choose chunks of at most {most / SAMPLE_RATE:g} s."
         )
+    count = sum(isinstance(layer, int) for layer in encoders.layers(recipe.backbone))
+    if isinstance(recipe.freeze, int) and recipe.freeze > count:
+        raise InputError(
+            f"freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
+        )
     readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
     if recipe.probe_layer not in readable:
         raise InputError(
@@ -150,6 +155,7 @@ def tune(
         return report is None or report(epoch, metrics)
 
     head = None
+    encoder.freeze(recipe.freeze)
     if recipe.method != "frozen":
         run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto"}
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
@@ -292,6 +298,8 @@ def _train(
         lr=recipe.lr,
         epochs=recipe.epochs,
         seed=recipe.seed,
+        decay_steps=steps if recipe.schedule == "cosine" else 0,
+        lr_decay=recipe.backbone_lr_decay,
         warmup_steps=recipe.warmup_steps if recipe.warmup is None else round(recipe.warmup * steps),
         device=device,
         precision=_precision(recipe, device),

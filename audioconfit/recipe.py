@@ -46,6 +46,9 @@ class Recipe(BaseModel):
     epochs: int = Field(default=40, ge=1)
     warmup_steps: int = Field(default=30, ge=0)
     warmup: float | None = Field(default=None, ge=0, le=1)  # a share of all steps, in place of warmup_steps
+    schedule: Literal["constant", "cosine"] = "constant"  # after warm-up; cosine: to 0 at the last step
+    backbone_lr_decay: float = Field(default=1.0, gt=0, le=1)  # of the rate from each layer to the one below it
+    freeze: Annotated[int, Field(ge=0)] | Literal["conv"] | None = None  # what stays as it was: encoder.Encoder.freeze
     temperature: PositiveFloat = 0.1
     mining: Literal["multi_similarity", "hardest", "none"] = "multi_similarity"
     margin: float = Field(default=0.1, ge=0)
@@ -109,6 +112,9 @@ LATER = {
     "refit": False,
     "layers": "last",
     "warmup": None,
+    "schedule": "constant",
+    "backbone_lr_decay": 1.0,
+    "freeze": None,
     "probe_layer": "last",
     "probe_balance": "none",
     "probe_thresholds": None,

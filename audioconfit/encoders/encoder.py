@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +30,10 @@ from audioconfit.encoders.layers import (
 )
 from audioconfit.encoders.weights import quiet
 from audioconfit.errors import InputError
+
+# A layer of the transformer, and the norm that some have behind the last one.
+LAYER = re.compile(r"model\.(?:encoder\.)?layers\.(\d+)\.")
+LAST_NORM = re.compile(r"model\.(?:encoder\.)?layer_?norm\.")
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -125,6 +130,27 @@ class Encoder(nn.Module):
     def layer_count(self) -> int:
         """Embeddings that `every_layer` gives."""
         return int(self.model.config.num_hidden_layers) + 1
+
+    def layers_above(self, parameter: str) -> int:
+        """How many layers lie above the one that this parameter belongs to: 0 of the last and of what normalises after
+        it, all of what comes before the first.
+        """
+        layers = self.layer_count - 1
+        if found := LAYER.match(parameter):
+            return layers - 1 - int(found[1])
+        normalises_last = getattr(self.model.config, "do_stable_layer_norm", self.longest is not None)
+        return 0 if normalises_last and LAST_NORM.match(parameter) else layers
+
+    def freeze(self, what: int | str | None) -> None:
+        """Leaves part of the backbone as it is: "conv" what comes before the first layer, a number that and as many
+        layers from below; None nothing.
+        """
+        if what is None:
+            return
+        layers, still = self.layer_count - 1, 0 if what == "conv" else int(what)
+        for name, parameter in self.named_parameters():
+            if self.layers_above(name) >= layers - still:
+                parameter.requires_grad_(False)
 
     def _hidden(
         self, inputs: Float[Tensor, "batch samples"], mask: Int[Tensor, "batch samples"] | None, every_layer: bool

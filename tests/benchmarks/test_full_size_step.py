@@ -1,8 +1,9 @@
-"""One PairTune step of each further architecture at the size of its published base model, with random weights: seconds of
-one core and the most memory that its process held. Some minutes and 5 GB:
+"""One PairTune step of each further architecture at the size of its published base model, with random weights: seconds
+of one core and the most memory that its process held. Some minutes and 5 GB:
 `pytest -m benchmark -s tests/benchmarks/test_full_size_step.py`.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -56,7 +57,13 @@ def test_a_step_at_full_size() -> None:
         f"One step of {ROWS} x {SAMPLES / 16_000:g} s: parameters, CPU seconds, the most memory of the process"
     )
     for architecture in SHAPES:
-        ran = subprocess.run([sys.executable, __file__, architecture], check=True, capture_output=True, text=True)
+        ran = subprocess.run(
+            [sys.executable, __file__, architecture],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
         print(ran.stdout.strip(), flush=True)
         assert architecture in ran.stdout
 
