@@ -126,6 +126,10 @@ def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
             for name in plan.methods:
                 further = tuple(one for one in plan.searched if searched.is_read(one.name, name))
                 cells.append(Cell(_base(plan, task, backbone, name), replace(space, further=further), task.prepared))
+                for one in further:
+                    for value in one.grid():
+                        drawn = {"chunk_seconds": min(space.chunk_seconds), one.name: value}
+                        method.check(cells[-1].recipe(drawn), task.waveforms)
             for chunk in space.chunk_seconds:
                 method.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
     return cells

@@ -1,6 +1,6 @@
 """Importances: how much of the spread of a search's scores each searched setting explains (Optuna's fANOVA)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import optuna
@@ -22,7 +22,7 @@ def of(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
     names = [name for name in (trials[0][0] if trials else {}) if len({params[name] for params, _ in trials}) > 1]
     if len(trials) < FEWEST_TRIALS or not names or len({score for _, score in trials}) < 2:
         return {}
-    spaces = {name: _space(sorted({params[name] for params, _ in trials})) for name in names}
+    spaces = {name: _space({params[name] for params, _ in trials}) for name in names}
     study = optuna.create_study(direction="maximize")
     for params, score in trials:
         mine = {name: params[name] for name in names}
@@ -30,8 +30,10 @@ def of(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
     return dict(optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
 
 
-def _space(values: Sequence[Any]) -> BaseDistribution:
+def _space(found: Set[Any]) -> BaseDistribution:
     """What these values were drawn from; a few values that come again are categories."""
+    are_numbers = all(isinstance(value, int | float) for value in found)
+    values = sorted(found) if are_numbers else sorted(found, key=str)
     if all(isinstance(value, float) for value in values) and len(values) > 3:
         return FloatDistribution(values[0], values[-1], log=values[0] > 0)
     if all(isinstance(value, int) for value in values) and len(values) > MOST_CATEGORIES:

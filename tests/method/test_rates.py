@@ -78,7 +78,7 @@ def test_the_norm_behind_the_last_layer_goes_with_that_layer(count: int, trained
 def test_a_recipe_brings_rates_and_refuses_layers_that_are_not_there(tmp_path: Path) -> None:
     corpus = makers.tones(tmp_path / "tones", classes=2, clips=5, seconds=0.3)
     how: dict[str, Any] = {"backbone": "wav2vec2-random", "epochs": 1, "batch_size": 4, "chunk_seconds": 0.25}
-    how |= {"progress": False, "prepared": tmp_path / "prepared"}
+    how |= {"progress": False, "prepared": tmp_path / "prepared", "mining": "none"}
     model = audioconfit.fit(str(corpus), freeze="conv", schedule="cosine", warmup=0.1, backbone_lr_decay=0.9, **how)
     before, after = encoders.load("wav2vec2-random").state_dict(), model.encoder.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {

@@ -8,12 +8,13 @@ import makers
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import InMemoryStorage
+from rich.console import Console
 
 from audioconfit.errors import InputError
 from sweeps.report import accounts
 from sweeps.report.record import Record, Run
-from sweeps.request import flags, resuming, searched
-from sweeps.request.cells import Cell, Space
+from sweeps.request import datasets, flags, resuming, searched
+from sweeps.request.cells import Cell, Space, lay_out
 from sweeps.request.plan import Plan
 from sweeps.search import importances
 from sweeps.search.studies import STARTUP_TRIALS, Budget, Studies, distributions
@@ -191,3 +192,17 @@ def test_the_importances_say_which_of_the_further_numbers_mattered() -> None:
     assert next(iter(found)) == "lr"
     assert found["lr"] > 0.9
     assert found["warmup"] < 0.01
+    mixed = [({"freeze": freeze}, float(freeze == "conv")) for freeze in ("None", "conv", 1, 2) * 2]
+    assert importances.of(mixed) == {"freeze": 1.0}
+
+
+def test_a_choice_that_the_backbone_cannot_take_is_refused_at_the_plan(tmp_path: Path) -> None:
+    folder = makers.tones(tmp_path / "tones", classes=2, clips=6, seconds=0.3)
+    asked = ["--datasets", str(folder), "--backbones", "wav2vec2-random", "--storage", str(tmp_path), "--search"]
+    plan = flags.parse([*asked, "freeze=null,conv,3"], {})
+    tasks = datasets.prepare(plan, Console(quiet=True))
+    with pytest.raises(InputError, match="freeze=3: wav2vec2-random has 2 layers"):
+        lay_out(plan, tasks)
+    (cell,) = lay_out(flags.parse([*asked, "freeze=null,conv,2", "temperature=0.05,0.2"], {}), tasks)
+    assert cell.first_guess["freeze"] is None
+    assert cell.settings["search"] == {"freeze": "null,conv,2", "temperature": "0.05,0.2"}
