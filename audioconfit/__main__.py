@@ -30,6 +30,7 @@ from rich.table import Table
 
 from audioconfit import audio, backbones, catalogue, classifier, corpora, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, Columns, download
+from audioconfit.encoders import sequence_classifier
 from audioconfit.errors import InputError
 from audioconfit.handover import models, onnx_graph, predicting
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
@@ -125,6 +126,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     classifier.check_free(arguments.out)
     model = models.load(arguments.model)
+    if not sequence_classifier.is_known(model.encoder):
+        raise InputError(
+            f"{model.encoder.name} is a {model.encoder.model.config.model_type} model: transformers' classifier reads "
+            "other frames of it, and there is no ONNX graph of its spectrogram; use `audioconfit predict`."
+        )
     if arguments.to == "onnx":
         difference = onnx_graph.save(model, arguments.out)
         print(f"{arguments.out / onnx_graph.GRAPH} and its card; at most {difference:.0e} from the model on noise.")

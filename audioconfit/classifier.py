@@ -190,20 +190,28 @@ class Classifier:
             raise InputError(f"{folder} cannot be written ({error}); name another folder.") from error
 
     def _write(self, folder: Path, name: str) -> None:
-        weight, bias = self.probe.folded()
-        several = self.probe.thresholds is not None
-        sequence_classifier.save(
-            self.encoder,
-            weight,
-            bias,
-            folder,
-            classes=self.classes,
-            multi_label=several,
-            layers=self.probe.layers,
-        )
+        use = None
+        if sequence_classifier.is_known(self.encoder):
+            weight, bias = self.probe.folded()
+            several = self.probe.thresholds is not None
+            sequence_classifier.save(
+                self.encoder,
+                weight,
+                bias,
+                folder,
+                classes=self.classes,
+                multi_label=several,
+                layers=self.probe.layers,
+            )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.encoder.save(folder)
+            use = [
+                "`audioconfit.load` and `audioconfit predict` read this folder; transformers has no such classifier."
+            ]
         self.probe.save(folder / PROBE)
         files.write(folder / DESCRIPTION, json.dumps(self.description(), indent=2))
-        files.write(folder / "README.md", card.written(self.description(), name=name))
+        files.write(folder / "README.md", card.written(self.description(), name=name, use=use, library="audioconfit"))
 
     def description(self) -> dict[str, Any]:
         """What classifier.json holds: chunk, classes, thresholds, and the run it is of."""

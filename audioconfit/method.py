@@ -27,7 +27,7 @@ from audioconfit import (
     splits,
     training,
 )
-from audioconfit.audio import Waveforms
+from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
@@ -98,11 +98,22 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
             f"The recipe is for {recipe.dataset} with content {recipe.fingerprint[:12]}, but the prepared corpus has "
             f"{waveforms.fingerprint[:12]}: its recordings or labels have changed. Start a sweep under another name."
         )
+    probe.check_balance(recipe.probe_balance, recipe.probe, multi_label=waveforms.corpus.multi_label)
     longest = max(waveforms.seconds(clip.key) for clip in waveforms.corpus.clips)
     if recipe.chunk_seconds > longest:
         raise InputError(
             f"A chunk of {recipe.chunk_seconds:g} s is longer than every clip of {recipe.dataset} (the longest has "
             f"{longest:.2f} s); choose chunks of at most {longest:.2f} s."
+        )
+    if (most := encoders.longest(recipe.backbone)) is not None and round(recipe.chunk_seconds * SAMPLE_RATE) > most:
+        raise InputError(
+            f"{recipe.backbone} takes {most / SAMPLE_RATE:g} s at most, and a chunk of {recipe.chunk_seconds:g} s is "
+            f"longer; choose chunks of at most {most / SAMPLE_RATE:g} s."
+        )
+    count = sum(isinstance(layer, int) for layer in encoders.layers(recipe.backbone))
+    if isinstance(recipe.freeze, int) and recipe.freeze > count:
+        raise InputError(
+            f"freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
         )
     readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
     if recipe.probe_layer not in readable:
@@ -144,6 +155,7 @@ def tune(
         return report is None or report(epoch, metrics)
 
     head = None
+    encoder.freeze(recipe.freeze)
     if recipe.method != "frozen":
         run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto"}
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
@@ -214,6 +226,7 @@ def _linear(
         kind=recipe.probe,
         seed=recipe.seed,
         layer=recipe.probe_layer,
+        balance=recipe.probe_balance,
         thresholds=recipe.probe_thresholds,
         metric=recipe.metric,
         device=device,
@@ -279,12 +292,15 @@ def _train(
         device=device,
     )
     finetuned = recipe.method == "finetune"
+    steps = recipe.epochs * len(batches)
     head = finetune.new_head(encoder, batches.class_count, seed=recipe.seed) if finetuned else None
     settings = Settings(
         lr=recipe.lr,
         epochs=recipe.epochs,
         seed=recipe.seed,
-        warmup_steps=recipe.warmup_steps,
+        decay_steps=steps if recipe.schedule == "cosine" else 0,
+        lr_decay=recipe.backbone_lr_decay,
+        warmup_steps=recipe.warmup_steps if recipe.warmup is None else round(recipe.warmup * steps),
         device=device,
         precision=_precision(recipe, device),
         validate=lambda epoch: _validate(recipe, encoder, waveforms, split, epoch, device, head),

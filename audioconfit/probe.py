@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from audioconfit import files, scores
 from audioconfit.errors import InputError
 from audioconfit.features import Features, mix
-from audioconfit.recipe import Layer
+from audioconfit.recipe import Balance, Layer
 from audioconfit.scores import Scores
 
 PENALTIES = (1e0, 1e-1, 1e-2, 1e-3, 1e-4)  # strongest first: each solution starts the next search
@@ -115,6 +115,7 @@ def fit(
     kind: str = "adam",
     seed: int = 0,
     layer: Layer = "last",
+    balance: Balance = "none",
     thresholds: Sequence[float] | None = None,
     metric: str | None = None,
     device: torch.device | str = "cpu",
@@ -130,24 +131,35 @@ def fit(
 
     Of features of every layer it reads the one that `layer` names, their mean, or their mean by weights that are
     learned first (`weigh_layers`).
-    InputError: a layer that the features do not have.
+
+    `balance` makes classes of unlike size count alike: "weights" in the loss (`class_weights`), "sampling" by drawing
+    as many clips as there are, each with a chance in proportion to its class' weight.
+    InputError: a layer that the features do not have; sampling of label sets, or for lbfgs.
     """
     if kind not in ("adam", "lbfgs"):
         raise InputError(f"Unknown probe {kind!r}; choose adam or lbfgs.")
+    check_balance(balance, kind, multi_label=train.labels.ndim == 2)
     read = None  # the weights of the layers
     if train.embeddings.ndim == 3:
         weigh = partial(
-            weigh_layers, train, classes=classes, lr=lr, epochs=epochs, seed=seed, device=device, alive=alive
+            weigh_layers,
+            train,
+            classes=classes,
+            lr=lr,
+            epochs=epochs,
+            seed=seed,
+            balance=balance,
+            device=device,
+            alive=alive,
         )
         read = weigh() if layer == "weighted" else layer_weights(layer, train.embeddings.shape[1])
         train, valid = train.mixed(read), valid.mixed(read)
     mean, deviation = _moments(train.embeddings)
     rows, labels = ((train.embeddings - mean) / deviation).to(device), train.labels.to(device)
+    sides = _Sides(labels, len(classes), balance)
     with torch.enable_grad():
-        if kind == "adam":
-            layers = [_adam(rows, labels, len(classes), lr, epochs, seed, alive)]
-        else:
-            layers = list(_lbfgs(rows, labels, len(classes), alive))
+        adam = kind == "adam"
+        layers = [_adam(rows, sides, lr, epochs, seed, alive)] if adam else list(_lbfgs(rows, sides, alive))
     probes = [
         Probe(tuple(classes), weight.float().cpu(), bias.float().cpu(), mean, deviation) for weight, bias in layers
     ]
@@ -176,6 +188,7 @@ def weigh_layers(
     lr: float,
     epochs: int,
     seed: int,
+    balance: Balance = "none",
     device: torch.device | str = "cpu",
     alive: Alive = silent,
 ) -> Float[Tensor, "layers"]:
@@ -185,7 +198,51 @@ def weigh_layers(
     rows = train.embeddings - train.embeddings.mean(0)
     rows, labels = (rows / _moments(train.embeddings.mean(1))[1]).to(device), train.labels.to(device)
     with torch.enable_grad():
-        return _adam_of_layers(rows, labels, len(classes), lr, epochs, seed, alive).softmax(0).float().cpu()
+        found = _adam_of_layers(rows, _Sides(labels, len(classes), balance), lr, epochs, seed, alive)
+    return found.softmax(0).float().cpu()
+
+
+def check_balance(balance: Balance, kind: str, *, multi_label: bool) -> None:
+    """InputError where this probe cannot be balanced this way."""
+    if balance == "sampling" and (multi_label or kind == "lbfgs"):
+        why = "clips carry several labels" if multi_label else "probe=lbfgs reads all clips at once"
+        raise InputError(
+            f"probe_balance=sampling: {why}, so none can be drawn more often; choose probe_balance=weights."
+        )
+
+
+def class_weights(
+    labels: Int[Tensor, "clips"] | Float[Tensor, "clips classes"], count: int
+) -> Float[Tensor, "classes"]:
+    """What a clip of each of `count` classes counts, so that all classes count alike: n / (k n_c), with n clips, n_c of
+    the class, and k classes that have any. Of label sets what a clip that carries the class counts in its sigmoid's
+    loss, so that those with and without it count alike: (n - n_c) / n_c, neither below one clip.
+    """
+    if labels.ndim == 2:
+        carry = labels.sum(0)
+        return (len(labels) - carry).clamp(min=1) / carry.clamp(min=1)
+    sizes = torch.bincount(labels, minlength=count).float()
+    return len(labels) / ((sizes > 0).sum() * sizes.clamp(min=1)) * (sizes > 0)
+
+
+class _Sides:
+    """The training labels, and how their classes are balanced."""
+
+    def __init__(self, labels: Tensor, count: int, balance: Balance) -> None:
+        self.labels, self.count = labels, count
+        weights = None if balance == "none" else class_weights(labels, count)
+        self.weights = weights if balance == "weights" else None
+        self.chances = None if weights is None or balance == "weights" else weights[labels].cpu()
+
+    def loss(self, logits: Tensor, batch: Tensor | slice = slice(None)) -> Tensor:
+        """The mean cross-entropy of a batch of clips, weighted by class."""
+        return _cross_entropy(logits, self.labels[batch], self.weights)
+
+    def order(self, draw: torch.Generator) -> Tensor:
+        """The clips of an epoch: each once, or as the chances have it."""
+        if self.chances is None:
+            return torch.randperm(len(self.labels), generator=draw)
+        return torch.multinomial(self.chances, len(self.labels), replacement=True, generator=draw)
 
 
 def _moments(embeddings: Float[Tensor, "clips dim"]) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
@@ -197,40 +254,39 @@ def _moments(embeddings: Float[Tensor, "clips dim"]) -> tuple[Float[Tensor, "dim
 Linear = tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]
 
 
-def _adam(rows: Tensor, labels: Tensor, classes: int, lr: float, epochs: int, seed: int, alive: Alive) -> Linear:
-    weight, bias = _zeros(rows, classes)
+def _adam(rows: Tensor, sides: _Sides, lr: float, epochs: int, seed: int, alive: Alive) -> Linear:
+    weight, bias = _zeros(rows, sides.count)
 
     def loss(batch: Tensor) -> Tensor:
-        return _cross_entropy(F.linear(rows[batch], weight, bias), labels[batch])
+        return sides.loss(F.linear(rows[batch], weight, bias), batch)
 
-    _descend([weight, bias], loss, len(rows), lr, epochs, seed, alive)
+    _descend([weight, bias], loss, sides, lr, epochs, seed, alive)
     return weight.detach(), bias.detach()
 
 
 def _adam_of_layers(
     rows: Float[Tensor, "clips layers dim"],
-    labels: Tensor,
-    classes: int,
+    sides: _Sides,
     lr: float,
     epochs: int,
     seed: int,
     alive: Alive,
 ) -> Float[Tensor, "layers"]:
     """The logits of the layers' weights."""
-    weight, bias = _zeros(rows[:, 0], classes)
+    weight, bias = _zeros(rows[:, 0], sides.count)
     layers = torch.zeros(rows.shape[1], device=rows.device, requires_grad=True)
 
     def loss(batch: Tensor) -> Tensor:
-        return _cross_entropy(F.linear(mix(rows[batch], layers.softmax(0)), weight, bias), labels[batch])
+        return sides.loss(F.linear(mix(rows[batch], layers.softmax(0)), weight, bias), batch)
 
-    _descend([weight, bias, layers], loss, len(rows), lr, epochs, seed, alive)
+    _descend([weight, bias, layers], loss, sides, lr, epochs, seed, alive)
     return layers.detach()
 
 
 def _descend(
     parameters: list[Tensor],
     loss: Callable[[Tensor], Tensor],
-    rows: int,
+    sides: _Sides,
     lr: float,
     epochs: int,
     seed: int,
@@ -239,11 +295,11 @@ def _descend(
     """Adam on batches of rows, its rate decaying along a half cosine."""
     device = parameters[0].device
     optimiser = torch.optim.Adam(parameters, lr=lr, fused=device.type in ("cpu", "cuda"))
-    steps = epochs * -(-rows // BATCH_SIZE)
+    steps = epochs * -(-len(sides.labels) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     draw = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for batch in torch.randperm(rows, generator=draw).to(device).split(BATCH_SIZE):
+        for batch in sides.order(draw).to(device).split(BATCH_SIZE):
             optimiser.zero_grad()
             loss(batch).backward()
             optimiser.step()
@@ -251,10 +307,10 @@ def _descend(
             alive()
 
 
-def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator[Linear]:
+def _lbfgs(rows: Tensor, sides: _Sides, alive: Alive) -> Iterator[Linear]:
     """One layer per penalty, in float64: the line search stalls on float32's rounding long before the minimum."""
     rows = rows.double()
-    weight, bias = _zeros(rows, classes)
+    weight, bias = _zeros(rows, sides.count)
     for penalty in PENALTIES:
         optimiser = torch.optim.LBFGS(
             [weight, bias], max_iter=500, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
@@ -262,7 +318,7 @@ def _lbfgs(rows: Tensor, labels: Tensor, classes: int, alive: Alive) -> Iterator
 
         def objective(penalty: float = penalty, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
             optimiser.zero_grad()
-            value = _cross_entropy(F.linear(rows, weight, bias), labels) + penalty / 2 * weight.square().sum()
+            value = sides.loss(F.linear(rows, weight, bias)) + penalty / 2 * weight.square().sum()
             value.backward()
             alive()
             return value
@@ -283,11 +339,17 @@ def _on(valid: Features, probe: Probe, metric: str | None) -> tuple[float, float
     return probe.score(valid).under(metric), -loss.item()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of the clips at hand: not losses.cross_entropy, which is a share of what several ranks have."""
-    if labels.ndim == 1:
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Float[Tensor, "classes"] | None = None) -> Tensor:
+    """Of the clips at hand: not losses.cross_entropy, which is a share of what several ranks have. With `weights` each
+    clip's term counts as much as its class', and the sum is divided by the number of clips.
+    """
+    if weights is not None:
+        weights = weights.to(logits.dtype)
+    if labels.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weights)
+    if weights is None:
         return F.cross_entropy(logits, labels)
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels, weight=weights, reduction="sum") / len(labels)
 
 
 def best_thresholds(

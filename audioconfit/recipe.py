@@ -17,6 +17,8 @@ Metric = Literal["accuracy", "uar", "macro_f1", "map", "log_loss"]
 # their mean by weights that it learns.
 Layer = Annotated[int, Field(ge=0)] | Literal["last", "mean", "weighted"]
 
+Balance = Literal["none", "weights", "sampling"]
+
 
 class Recipe(BaseModel):
     """Everything about one trial: equal recipes give equal results on one machine, bit for bit on a CPU."""
@@ -43,6 +45,10 @@ class Recipe(BaseModel):
     lr: PositiveFloat = 5e-5
     epochs: int = Field(default=40, ge=1)
     warmup_steps: int = Field(default=30, ge=0)
+    warmup: float | None = Field(default=None, ge=0, le=1)  # a share of all steps, in place of warmup_steps
+    schedule: Literal["constant", "cosine"] = "constant"  # after warm-up; cosine: to 0 at the last step
+    backbone_lr_decay: float = Field(default=1.0, gt=0, le=1)  # of the rate from each layer to the one below it
+    freeze: Annotated[int, Field(ge=0)] | Literal["conv"] | None = None  # what stays as it was: encoder.Encoder.freeze
     temperature: PositiveFloat = 0.1
     mining: Literal["multi_similarity", "hardest", "none"] = "multi_similarity"
     margin: float = Field(default=0.1, ge=0)
@@ -60,6 +66,7 @@ class Recipe(BaseModel):
     probe_lr: PositiveFloat = 3e-3
     probe_epochs: PositiveInt = 100
     probe_layer: Layer = "last"
+    probe_balance: Balance = "none"  # of training classes of unlike size
     # Of a refit, which has no clips left to choose them on: those of its folds.
     probe_thresholds: tuple[float, ...] | None = None  # by class, of label sets
     probe_k: PositiveInt | None = None
@@ -104,7 +111,12 @@ LATER = {
     "metric": None,
     "refit": False,
     "layers": "last",
+    "warmup": None,
+    "schedule": "constant",
+    "backbone_lr_decay": 1.0,
+    "freeze": None,
     "probe_layer": "last",
+    "probe_balance": "none",
     "probe_thresholds": None,
     "probe_k": None,
 }  # fields that came after the first stored sweeps, and what they were before

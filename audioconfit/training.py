@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from audioconfit import caching, files, randomness, ranks
 from audioconfit.batches import Batch, Batches
 from audioconfit.caching import Loss
+from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
@@ -37,6 +38,9 @@ class Settings:
 
     Attributes:
         lr: reached after `warmup_steps` linear steps, constant from there.
+        decay_steps: where the rate has gone to 0 along a half cosine; 0 where it is constant.
+        lr_decay: each layer of the encoder has the rate of the one above it times this; the last one and the head have
+            `lr` (Howard and Ruder 2018).
         seed: of what the layers draw (dropout, LayerDrop, SpecAugment); the global streams are left as they were.
         precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
         micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
@@ -54,6 +58,8 @@ class Settings:
     epochs: int
     seed: int
     warmup_steps: int = 0
+    decay_steps: int = 0
+    lr_decay: float = 1.0
     device: torch.device | str = "cpu"
     precision: Precision = "fp32"
     micro_batch: int | str | None = "auto"
@@ -142,8 +148,27 @@ class _Run:
         self.device = torch.device(self.settings.device)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.head}).to(self.device).train()
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.Adam(trained, lr=self.settings.lr, fused=self.device.type in ("cpu", "cuda"))
+        groups = [{"params": found, "scale": scale} for scale, found in self._by_rate().items()]
+        self._optimiser = torch.optim.Adam(groups, lr=self.settings.lr, fused=self.device.type in ("cpu", "cuda"))
+
+    def _by_rate(self) -> dict[float, list[nn.Parameter]]:
+        """The parameters that are trained, by the share of the rate that they have."""
+        found: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                above = 0
+                if self.settings.lr_decay != 1.0 and isinstance(self.encoder, Encoder) and name.startswith("encoder."):
+                    above = self.encoder.layers_above(name.removeprefix("encoder."))
+                found.setdefault(self.settings.lr_decay**above, []).append(parameter)
+        return found
+
+    def _rate(self) -> float:
+        """Of this step, in shares of `lr`."""
+        settings = self.settings
+        rising = min(1.0, self.steps / max(1, settings.warmup_steps))
+        if not settings.decay_steps:
+            return rising
+        return rising * (1 + math.cos(math.pi * min(1.0, self.steps / settings.decay_steps))) / 2
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """What the loss sees of a batch."""
@@ -159,7 +184,7 @@ class _Run:
         ranks.sum_gradients(self.model.parameters())
         self.steps += 1
         for group in self._optimiser.param_groups:
-            group["lr"] = self.settings.lr * min(1.0, self.steps / max(1, self.settings.warmup_steps))
+            group["lr"] = self.settings.lr * self._rate() * group.get("scale", 1.0)
         self._optimiser.step()
         return ranks.total(share)
 

@@ -118,6 +118,7 @@ class Sweep:
             storage=open_storage(optuna_url(plan)),
             shared=bool(plan.optuna_storage),
             seed=plan.seed,
+            sampler=plan.sampler,
             early_stopping=plan.early_stopping,
             micro_batch=plan.micro_batch,
             retry_failed=plan.retry_failed,

@@ -8,16 +8,17 @@ chunks and the extraction of features are in audioconfit/features.py.
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from audioconfit import backbones
 from audioconfit.backbones import Backbone
-from audioconfit.encoders import encoder, weights
+from audioconfit.encoders import encoder, spectrograms, weights
 from audioconfit.encoders.encoder import Encoder
+from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["Encoder", "Unreachable", "check", "fingerprint", "layers", "load", "receptive_field"]
+__all__ = ["Encoder", "Unreachable", "around", "check", "fingerprint", "layers", "load", "longest", "receptive_field"]
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -58,23 +59,49 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
 
     `seed` draws the weights that no file holds: all those of the random backbones. `spec_augment` and `layer_drop`
     switch on what the backbone's configuration does in training mode, with its own probabilities; SpecAugment then
-    draws from NumPy's global generator. InputError: an unknown name, an architecture other than the three, weights that
+    draws from NumPy's global generator. InputError: an unknown name, an architecture that is none of ours, weights that
     cannot be had, are damaged or do not fit.
     """
     known = backbones.find(name)
     if known.source.startswith("random:"):
-        model, normalise = weights.random(known.source.removeprefix("random:"), seed=seed), None
+        model, folder = weights.random(known.source.removeprefix("random:"), seed=seed), None
     else:
         folder = _folder(known) or weights.download(known.source)
-        model, normalise = weights.read(folder, seed=seed), weights.normalises(folder)
-    return Encoder(name, model, normalise=normalise, spec_augment=spec_augment, layer_drop=layer_drop).eval()
+        model = weights.read(folder, seed=seed)
+    return around(name, model, folder=folder, spec_augment=spec_augment, layer_drop=layer_drop)
+
+
+def around(
+    name: str,
+    model: PreTrainedModel,
+    *,
+    folder: Path | None = None,
+    spec_augment: bool = False,
+    layer_drop: bool = False,
+) -> Encoder:
+    """The encoder of a model of transformers, in evaluation mode; `folder` has its preprocessor_config.json."""
+    drawn = {"spec_augment": spec_augment, "layer_drop": layer_drop}
+    if model.config.model_type in spectrograms.EXTRACTORS:
+        settings = weights.preprocessing(folder) if folder else None
+        return SpectrogramEncoder(name, model, settings=settings, **drawn).eval()
+    normalise = weights.normalises(folder) if folder else None
+    return Encoder(name, model, normalise=normalise, **drawn).eval()
 
 
 @lru_cache(maxsize=64)
 def receptive_field(name: str) -> int:
     """Samples that a backbone's first frame takes; shorter clips cannot be embedded. Loads and downloads no weights."""
     config = _configuration(name)
+    if config.model_type in spectrograms.EXTRACTORS:
+        return spectrograms.receptive_field(config)
     return encoder.receptive_field(config.conv_kernel, config.conv_stride)
+
+
+@lru_cache(maxsize=64)
+def longest(name: str) -> int | None:
+    """Samples that a backbone takes at most; None where there is no limit. Loads and downloads no weights."""
+    config = _configuration(name)
+    return spectrograms.longest(config) if config.model_type in spectrograms.EXTRACTORS else None
 
 
 def layers(name: str) -> tuple[int | str, ...]:
@@ -85,7 +112,8 @@ def layers(name: str) -> tuple[int | str, ...]:
     transformers adds them up without the normalisation.
     """
     config = _configuration(name)
-    several = () if getattr(config, "do_stable_layer_norm", False) else ("mean", "weighted")
+    normalised = getattr(config, "do_stable_layer_norm", False) or config.model_type in spectrograms.EXTRACTORS
+    several = () if normalised else ("mean", "weighted")
     return (*range(config.num_hidden_layers), "last", *several)
 
 

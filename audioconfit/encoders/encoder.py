@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,12 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
+from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from audioconfit import files
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import (
     GatedAttention,
+    ValidConvolution,
     ValidGroupNorm,
     ValidPositions,
     at_least_float32,
@@ -28,12 +31,17 @@ from audioconfit.encoders.layers import (
 from audioconfit.encoders.weights import quiet
 from audioconfit.errors import InputError
 
+# A layer of the transformer, and the norm that some have behind the last one.
+LAYER = re.compile(r"model\.(?:encoder\.)?layers\.(\d+)\.")
+LAST_NORM = re.compile(r"model\.(?:encoder\.)?layer_?norm\.")
+
 Count = TypeVar("Count", int, Tensor)
 
 # transformers' layers and ours in their place: exact with padding, or faster.
 EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: ValidGroupNorm,
     Data2VecAudioPositionalConvLayer: ValidPositions,
+    Wav2Vec2ConformerConvolutionModule: ValidConvolution,
     WavLMAttention: GatedAttention,
 }
 
@@ -47,6 +55,7 @@ class Encoder(nn.Module):
 
     name: str
     dim: int
+    longest: int | None = None  # samples that it takes at most
     receptive_field: int  # samples that one frame sees; shorter clips cannot be embedded
 
     def __init__(
@@ -78,6 +87,8 @@ class Encoder(nn.Module):
         setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010
         # The same mask as transformers' own, which puts a number from the CPU into a tensor of the GPU and waits.
         setattr(model, "_get_feature_vector_attention_mask", partial(_valid_frames, config))  # noqa: B010
+        if config.model_type == "wav2vec2-conformer":  # has it, and does not use it
+            model.get_submodule("encoder.pos_conv_embed").requires_grad_(False)
         for module in model.get_submodule("encoder.pos_conv_embed").modules():
             if isinstance(module, nn.Conv1d):  # its class is weight_norm's
                 setattr(module, "forward", partial(convolve_on_gpu, module))  # noqa: B010
@@ -119,6 +130,27 @@ class Encoder(nn.Module):
     def layer_count(self) -> int:
         """Embeddings that `every_layer` gives."""
         return int(self.model.config.num_hidden_layers) + 1
+
+    def layers_above(self, parameter: str) -> int:
+        """How many layers lie above the one that this parameter belongs to: 0 of the last and of what normalises after
+        it, all of what comes before the first.
+        """
+        layers = self.layer_count - 1
+        if found := LAYER.match(parameter):
+            return layers - 1 - int(found[1])
+        normalises_last = getattr(self.model.config, "do_stable_layer_norm", self.longest is not None)
+        return 0 if normalises_last and LAST_NORM.match(parameter) else layers
+
+    def freeze(self, what: int | str | None) -> None:
+        """Leaves part of the backbone as it is: "conv" what comes before the first layer, a number that and as many
+        layers from below; None nothing.
+        """
+        if what is None:
+            return
+        layers, still = self.layer_count - 1, 0 if what == "conv" else int(what)
+        for name, parameter in self.named_parameters():
+            if self.layers_above(name) >= layers - still:
+                parameter.requires_grad_(False)
 
     def _hidden(
         self, inputs: Float[Tensor, "batch samples"], mask: Int[Tensor, "batch samples"] | None, every_layer: bool
@@ -171,21 +203,21 @@ class Encoder(nn.Module):
     @contextlib.contextmanager
     def _only_valid(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
         """Within, GroupNorm takes its statistics over the steps that lie in the valid samples, and stacked positional
-        convolutions see the valid frames.
+        convolutions and a conformer's see the valid frames.
         """
         norms = [module for module in self.modules() if isinstance(module, ValidGroupNorm)]
-        positions = [module for module in self.modules() if isinstance(module, ValidPositions)]
+        by_frame = [module for module in self.modules() if isinstance(module, ValidPositions | ValidConvolution)]
         config = self.model.config
         for norm in norms:  # one at most, behind the first convolution
             norm.steps = _steps(lengths, config.conv_kernel[:1], config.conv_stride[:1])
-        for layer in positions:
+        for layer in by_frame:
             layer.frames = self.frame_count(lengths)
         try:
             yield
         finally:
             for norm in norms:
                 norm.steps = None
-            for layer in positions:
+            for layer in by_frame:
                 layer.frames = None
 
     def _backbone_config(self) -> dict[str, object]:

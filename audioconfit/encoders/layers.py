@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
+from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 
@@ -45,6 +46,27 @@ class ValidPositions(Data2VecAudioPositionalConvLayer):
             return found
         counted = torch.arange(found.shape[-1], device=found.device) < self.frames[:, None]
         return found * counted[:, None]
+
+
+class ValidConvolution(Wav2Vec2ConformerConvolutionModule):
+    """A conformer's convolution over the first `frames` of each row; over all of them where `frames` is None. Its batch
+    normalisation is by the moments that the backbone was trained with, in training too: those of a batch would make an
+    embedding depend on the others. Scale and shift are trained.
+    """
+
+    frames: Int[Tensor, "batch"] | None = None
+
+    def forward(self, hidden_states: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        hidden = self.glu(self.pointwise_conv1(self.layer_norm(hidden_states).transpose(1, 2)))
+        if self.frames is not None:
+            counted = torch.arange(hidden.shape[-1], device=hidden.device) < self.frames[:, None]
+            hidden = hidden * counted[:, None]
+        norm = self.batch_norm
+        hidden = F.batch_norm(
+            self.depthwise_conv(hidden), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
+        found: Tensor = self.dropout(self.pointwise_conv2(self.activation(hidden)))
+        return found.transpose(1, 2)
 
 
 def convolve_on_gpu(

@@ -25,7 +25,17 @@ SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "unispeech": transformers.UniSpeechForSequenceClassification,
     "unispeech-sat": transformers.UniSpeechSatForSequenceClassification,
     "data2vec-audio": transformers.Data2VecAudioForSequenceClassification,
+    "wav2vec2-conformer": transformers.Wav2Vec2ConformerForSequenceClassification,
 }
+
+
+def is_known(encoder: Encoder) -> bool:
+    """Whether transformers has a classifier that reads this encoder as we do. Of spectrograms it averages the filling
+    too (Whisper), or reads two tokens (AST).
+    """
+    return encoder.model.config.model_type in SEQUENCE_CLASSIFIERS
+
+
 NO_WEIGHT = 1e-30  # in place of 0, whose logarithm is not finite; a sum of float32 does not notice it
 
 

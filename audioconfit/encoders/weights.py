@@ -21,6 +21,7 @@ import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audioconfit import randomness
 from audioconfit.audio import SAMPLE_RATE
@@ -37,19 +38,22 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "unispeech": (transformers.UniSpeechConfig, transformers.UniSpeechModel),
     "unispeech-sat": (transformers.UniSpeechSatConfig, transformers.UniSpeechSatModel),
     "data2vec-audio": (transformers.Data2VecAudioConfig, transformers.Data2VecAudioModel),
+    "wav2vec2-conformer": (transformers.Wav2Vec2ConformerConfig, transformers.Wav2Vec2ConformerModel),
+    "whisper": (transformers.WhisperConfig, WhisperEncoder),
+    "audio-spectrogram-transformer": (transformers.ASTConfig, transformers.ASTModel),
 }
 
-SPECTROGRAMS = "it reads spectrograms, not waveforms"
+SPECTROGRAMS = "it reads spectrograms that are not computed here"
 # Why others, which people do try, are not taken.
 REFUSED = {
-    "wav2vec2-conformer": "its batch normalisation makes an embedding depend on its batch",
     **dict.fromkeys(("sew", "sew-d"), "it pools frames within, padding included"),
-    **dict.fromkeys(("wav2vec2-bert", "whisper", "audio-spectrogram-transformer", "clap"), SPECTROGRAMS),
+    **dict.fromkeys(("wav2vec2-bert", "clap"), SPECTROGRAMS),
 }
 
 # The parts of a body as a checkpoint names them, behind the body's own name where a head is saved with it.
 BODY = re.compile(
-    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio)\.)?(feature_extractor\.conv_layers|feature_projection|encoder)\."
+    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio|wav2vec2_conformer|audio_spectrogram_transformer)\.)?"
+    r"(feature_extractor\.conv_layers|feature_projection|encoder|layers|embeddings|conv[12])\."
 )
 
 
@@ -76,9 +80,33 @@ SMALL: dict[str, Any] = {
 }
 
 
+# Of those that have other numbers: the fixed length of Whisper is 1 s, that of AST 1.3 s.
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "wav2vec2-conformer": SMALL | {"conformer_conv_dropout": 0.0},
+    "whisper": {
+        "d_model": 64,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 128,
+        "max_source_positions": 50,
+        "dropout": 0.0,
+    },
+    "audio-spectrogram-transformer": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+        "max_length": 128,
+        "num_mel_bins": 64,
+    },
+}
+# A checkpoint of all of Whisper has the encoder below these names.
+RENAMED = {"whisper": {r"^(model\.)?encoder\.": ""}}
+
+
 def small(architecture: str, **config: Any) -> PreTrainedConfig:
     """The shape of a random backbone; `config` overrides it."""
-    return ARCHITECTURES[architecture][0](**SMALL | config)
+    return ARCHITECTURES[architecture][0](**SMALL_OF.get(architecture, SMALL) | config)
 
 
 def configuration(folder: Path | None) -> PreTrainedConfig:
@@ -135,6 +163,8 @@ def random(architecture: str, *, seed: int = 0, **config: Any) -> PreTrainedMode
     generator = torch.Generator().manual_seed(zlib.crc32(architecture.encode()) + seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name.startswith("embed_positions"):  # Whisper's sinusoids
+                continue
             _draw(name, parameter, generator)
     return model
 
@@ -231,6 +261,7 @@ def read(folder: Path, *, seed: int = 0) -> PreTrainedModel:
                 config=config,
                 dtype=torch.float32,
                 weights_only=True,
+                key_mapping=RENAMED.get(config.model_type),
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
@@ -250,10 +281,15 @@ def _check_fit(folder: Path, *, missing: set[str], unexpected: set[str]) -> None
         )
 
 
+def preprocessing(folder: Path) -> dict[str, Any]:
+    """preprocessor_config.json; empty where there is none."""
+    file = folder / "preprocessor_config.json"
+    return _read_json(file) if file.exists() else {}
+
+
 def normalises(folder: Path) -> bool | None:
     """Whether preprocessor_config.json asks for zero mean and unit variance; None where it does not say."""
-    file = folder / "preprocessor_config.json"
-    settings = _read_json(file) if file.exists() else {}
+    settings = preprocessing(folder)
     if (rate := settings.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
         raise InputError(f"{folder} expects {rate} Hz, audio is prepared at {SAMPLE_RATE} Hz: choose another backbone.")
     return settings.get("do_normalize")

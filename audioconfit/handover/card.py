@@ -18,12 +18,12 @@ SCORES = {
 LARGEST_CONFUSION = 20  # classes; a larger table is not read
 
 
-def written(description: dict[str, Any], *, name: str, use: Iterable[str] | None = None) -> str:
+def written(description: dict[str, Any], *, name: str, use: Iterable[str] | None = None, library: str = "onnx") -> str:
     """The card of the model `name`; `description` is the content of its classifier.json. `use`: how to run it, in
-    paragraphs, where that is not with transformers.
+    paragraphs, where that is not with transformers but with `library`.
     """
     usage = _use(description, name) if use is None else use
-    front = _front(description, name, library="transformers" if use is None else "onnx")
+    front = _front(description, name, library="transformers" if use is None else library)
     parts = [front, f"# {name}", *_purpose(description), "## Use", *usage, *_thresholds(description)]
     parts += [*_scores(description["about"]), *_recipe(description["about"]), *_limits(description)]
     return "\n\n".join(parts) + "\n"

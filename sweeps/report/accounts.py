@@ -3,12 +3,12 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from audioconfit import files
 from sweeps.report.record import Record, Run
-from sweeps.report.values import SEARCHED, Table, Value
+from sweeps.report.values import Table, Value, searched
 from sweeps.report.writers import shown
 from sweeps.request import resuming
 from sweeps.search import importances as optuna_importances
@@ -18,23 +18,25 @@ from sweeps.tracking.journal import Outcome
 def search(record: Record) -> Table:
     """The best trial of each cell by the validation side, which a sweep has long before it reads test."""
     rows: list[list[Value]] = []
+    names = searched(record.cells)
     for cell in record.cells:
         trials = [run for run in record.runs if run.cell == cell and run.kind == "trial" and _is_scored(run)]
         if trials:
             best = max(trials, key=lambda run: run.last["valid_score"])
-            settings = _settings(best)
-            found = (settings.get(name) for name in SEARCHED)
+            settings = _settings(best, names)
+            found = (settings.get(name) for name in names)
             rows.append([cell, len(trials), best.key, round(best.last["valid_score"], 4), *found])
     note = "The metric on the one validation side of the search; where there was a race, it has decided."
-    heads = ("cell", "complete trials", "best trial", "validation", *SEARCHED)
+    heads = ("cell", "complete trials", "best trial", "validation", *names)
     return Table("search", "The best trial of each search", heads, rows, note)
 
 
 def importances(record: Record) -> Table:
     rows: list[list[Value]] = []
+    names = searched(record.cells)
     for cell in record.cells:
         trials = [
-            (_settings(run), run.last["valid_score"])
+            (_settings(run, names), run.last["valid_score"])
             for run in record.runs
             if run.cell == cell and run.kind == "trial" and _is_scored(run)
         ]
@@ -48,9 +50,9 @@ def importances(record: Record) -> Table:
     return Table("importances", "Which setting matters", ("cell", "setting", "importance", "trials"), rows, note)
 
 
-def _settings(run: Run) -> dict[str, int | float | str]:
+def _settings(run: Run, names: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """What was searched; of sweeps begun by an earlier version without the layer."""
-    return {name: kind(run.params[name]) for name, kind in SEARCHED.items() if name in run.params}
+    return {name: kind(run.params[name]) for name, kind in names.items() if name in run.params}
 
 
 def _is_scored(run: Run) -> bool:
@@ -98,7 +100,7 @@ def race(record: Record) -> Table:
         for place, one in enumerate(race["finalists"], start=1):
             values = [abs(score) for score in one["scores"]]
             spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
-            settings = ", ".join(f"{name} {shown(one[name])}" for name in SEARCHED if name in one)
+            settings = ", ".join(f"{name} {shown(one[name])}" for name in searched(record.cells) if name in one)
             came = f"{len(values)} of {race['folds']}"
             mean = round(statistics.fmean(values), 4)
             rows.append([dataset, place, one["cell"], settings, race["metric"], came, mean, spread, one["out"]])

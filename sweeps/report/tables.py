@@ -12,7 +12,7 @@ from sweeps.outcome import references, selection
 from sweeps.outcome.selection import Candidate
 from sweeps.report import accounts
 from sweeps.report.record import METHODS, Record
-from sweeps.report.values import SEARCHED, TITLES, Table, Value
+from sweeps.report.values import TITLES, Table, Value, searched
 from sweeps.trial.stages import StageStore
 
 
@@ -85,10 +85,9 @@ def _interval(candidate: Candidate) -> str:
 
 
 def _settings(record: Record) -> Table:
-    rows = [
-        [one.cell, *(getattr(one.best_run.recipe, name) for name in (*SEARCHED, "epochs"))] for one in record.candidates
-    ]
-    return Table("settings", "The settings that each cell was confirmed with", ("cell", *SEARCHED, "epochs"), rows)
+    names = dict.fromkeys((*searched(record.cells), "epochs"))
+    rows = [[one.cell, *(getattr(one.best_run.recipe, name) for name in names)] for one in record.candidates]
+    return Table("settings", "The settings that each cell was confirmed with", ("cell", *names), rows)
 
 
 def _datasets(record: Record) -> Table:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from audioconfit import backbones, choices, encoders, method, scores, splits
 from audioconfit.backbones import BACKBONES
 from audioconfit.errors import InputError
 from audioconfit.recipe import Recipe
+from sweeps.request import searched
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
+from sweeps.request.searched import Searched
 
 # Standardised features reach their optimum between these rates; below it Adam is not done, above it validation falls.
 PROBE_LR_RANGE = (3e-4, 3e-2)
@@ -24,18 +27,19 @@ PROBE_LR_RANGE = (3e-4, 3e-2)
 @dataclass(frozen=True)
 class Space:
     """What is searched, per cell. batch size and chunk duration are categorical: stage 1 is shared by trials that agree
-    in them. `probe_layers`: none where only the last layer is read.
+    in them. `probe_layers`: none where only the last layer is read. `further`: what `--search` adds.
     """
 
     batch_sizes: tuple[int, ...]
     chunk_seconds: tuple[float, ...]
     probe_lr: tuple[float, float] = PROBE_LR_RANGE
     probe_layers: tuple[int | str, ...] = ()
+    further: tuple[Searched, ...] = ()
 
-    @property
-    def stage_count(self) -> int:
-        """How many different stage-1 runs a search can need at most."""
-        return len(self.batch_sizes) * len(self.chunk_seconds)
+    def stage_count(self, trials: int) -> int:
+        """How many different stage-1 runs a search of so many trials can need at most."""
+        further = math.prod(one.count() for one in self.further if not one.name.startswith("probe"))
+        return int(min(trials, len(self.batch_sizes) * len(self.chunk_seconds) * further))
 
     def first_guess(self) -> dict[str, Any]:
         """Where each search begins: the largest batch (contrast grows with it), the longest chunk, a middling probe
@@ -79,8 +83,16 @@ class Cell:
         }
         if self.space.probe_layers:
             searched["probe_layers"] = self.space.probe_layers
-        fixed = {name: value for name, value in self.base.settings.items() if name not in ("batch_size", *searched)}
-        return dict(json.loads(json.dumps(fixed | searched)))
+        further = {one.name: one.values for one in self.space.further}
+        drawn = ("batch_size", *searched, *further)
+        fixed = {name: value for name, value in self.base.settings.items() if name not in drawn}
+        return dict(json.loads(json.dumps(fixed | searched | ({"search": further} if further else {}))))
+
+    @property
+    def first_guess(self) -> dict[str, Any]:
+        """Where its search begins: further numbers at the value that they would have unsearched, if that is allowed."""
+        further = {one.name: one.guess(getattr(self.base, one.name)) for one in self.space.further}
+        return self.space.first_guess() | further
 
     @property
     def tags(self) -> dict[str, str]:
@@ -112,7 +124,12 @@ def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
         for backbone in plan.backbones:
             space = _space(plan, task, backbone)
             for name in plan.methods:
-                cells.append(Cell(_base(plan, task, backbone, name), space, task.prepared))
+                further = tuple(one for one in plan.searched if searched.is_read(one.name, name))
+                cells.append(Cell(_base(plan, task, backbone, name), replace(space, further=further), task.prepared))
+                for one in further:
+                    for value in one.grid():
+                        drawn = {"chunk_seconds": min(space.chunk_seconds), one.name: value}
+                        method.check(cells[-1].recipe(drawn), task.waveforms)
             for chunk in space.chunk_seconds:
                 method.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
     return cells
@@ -172,7 +189,8 @@ def _base(plan: Plan, task: Task, backbone: str, method_name: str) -> Recipe:
         "weights": "" if plan.dry_run else encoders.fingerprint(backbone),  # a plan needs no network
         "method": method_name,
         "lr": plan.lr or backbones.find(backbone).lr,
-        "epochs": plan.epochs,
+        # Of a searched number the most: early stopping and forecasts count with it.
+        "epochs": next((int(max(one.grid())) for one in plan.searched if one.name == "epochs"), plan.epochs),
         "seed": plan.seed,
         "probe": plan.probe,
         "metric": plan.metric and scores.fitting(plan.metric, multi_label=task.split.multi_label),

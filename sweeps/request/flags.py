@@ -67,6 +67,10 @@ def of(words: Mapping[str, Any], environment: Mapping[str, str] = ENVIRONMENT) -
     given = {fields[name]: _word_of(value) for name, value in words.items()}
     if isinstance(given.get("settings"), Mapping):
         given["settings"] = [_assigned(name, value) for name, value in given["settings"].items()]
+    if isinstance(given.get("search"), Mapping):
+        given["search"] = tuple(_assigned(name, values) for name, values in given["search"].items())
+    elif isinstance(given.get("search"), str):
+        given["search"] = tuple(given["search"].split())
     return _plan(given, environment)
 
 
@@ -97,6 +101,8 @@ def _plan(given: Mapping[str, Any], environment: Mapping[str, str]) -> Plan:
             values[name] = _parts(values[name])
     if "settings" in values:
         values["settings"] = dict(map(_setting, values["settings"]))
+    if "epochs" in given and any(word.startswith("epochs=") for word in values.get("search", ())):
+        raise InputError("--search: epochs is set and searched; leave one of the two.")
     return _validated(values)
 
 
@@ -170,6 +176,8 @@ def _arguments(flag: Flag, field: FieldInfo) -> dict[str, Any]:
     """How argparse reads the flag. It leaves types to Plan, which names every wrong value at once."""
     if isinstance(field.default, bool):
         return {"action": "store_false" if field.default else "store_true", "help": flag.help}
+    if flag.metavar == "NAME=VALUES":
+        return {"action": "extend", "nargs": "+", "metavar": flag.metavar, "help": flag.help}
     if flag.name == "set":
         return {"action": "append", "metavar": flag.metavar, "help": flag.help}
     if choices := get_args(field.annotation) if flag.metavar is None else ():

@@ -69,7 +69,7 @@ def _folds(plan: Plan, cell: Cell, cells: Sequence[Cell], tasks: Mapping[str, Ta
     if plan.select == "holdout" or cell.base.method == "frozen":
         return 0
     rivals = [other for other in cells if other.base.dataset == cell.base.dataset]
-    finalists = min(max(plan.finalists, len(rivals)), sum(min(plan.trials, one.space.stage_count) for one in rivals))
+    finalists = min(max(plan.finalists, len(rivals)), sum(one.space.stage_count(plan.trials) for one in rivals))
     return math.ceil(finalists * (len(tasks[cell.base.dataset].inner) - 1) / len(rivals))
 
 
@@ -100,7 +100,7 @@ def _readable(results: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -> Forecast:
     """Every different stage 1 that the search can ask for, the race, and the confirmation, from scratch."""
-    runs = min(plan.trials, cell.space.stage_count)
+    runs = cell.space.stage_count(plan.trials)
     again = task.folds if task.folds > 1 else plan.seeds
     if backbone is None:
         return Forecast(runs, folds, again, f"unknown for {cell.base.backbone}, whose weights are not here")

@@ -8,18 +8,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from audioconfit import backbones, corpora
 from audioconfit.backbones import BACKBONES
 from audioconfit.corpora import Columns, hub
 from audioconfit.recipe import METHODS, Metric
+from sweeps.request import searched
+from sweeps.request.searched import Searched
 
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
 # Numbers of the recipe that no other flag sets and no search varies.
 SETTINGS = (
-    *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps"),
-    *("augment", "spec_augment", "layer_drop", "layers", "precision", "probe_epochs"),
+    *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps", "warmup"),
+    *("schedule", "backbone_lr_decay", "freeze"),
+    *("augment", "spec_augment", "layer_drop", "layers", "precision", "probe_epochs", "probe_balance"),
 )
 
 
@@ -133,6 +136,20 @@ class Plan(BaseModel):
         Flag(RECIPE, f"any other number, repeatable: {', '.join(SETTINGS)}", "NAME=VALUE", name="set"),
     ] = Field(default_factory=dict)
 
+    search: Annotated[
+        tuple[str, ...],
+        Flag(
+            SEARCH,
+            "other numbers that are searched, such as lr=1e-5..1e-3:log temperature=0.05,0.1 warmup=0..0.1; of "
+            f"{', '.join(searched.SEARCHABLE)}",
+            "NAME=VALUES",
+        ),
+    ] = ()
+    sampler: Annotated[
+        Literal["tpe", "gp", "random", "grid"],
+        Flag(SEARCH, f"what proposes trials; grid tries every choice and {searched.GRID_POINTS} values of each range"),
+    ] = "tpe"
+
     name: Annotated[str, Flag(PLACES, "of the sweep; the same name goes on where it stopped", "NAME")] = "sweep"
     data: Annotated[
         Path, Flag(PLACES, "folder with one folder per raw corpus", "FOLDER", variable="AUDIOCONFIT_DATA")
@@ -237,6 +254,21 @@ class Plan(BaseModel):
             if name not in SETTINGS:
                 raise ValueError(f"Unknown setting {name!r}; choose one of {', '.join(SETTINGS)}.")
         return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+    @field_validator("search")
+    @classmethod
+    def _known_search(cls, words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        found = searched.parse(words, info.data.get("methods", METHODS))
+        fixed = {*info.data.get("settings", ()), *(name for name in ("lr",) if info.data.get(name) is not None)}
+        for one in found:
+            if one.name in fixed:
+                raise ValueError(f"{one.name} is set and searched; leave one of the two.")
+        return tuple(f"{one.name}={one.values}" for one in found)
+
+    @property
+    def searched(self) -> tuple[Searched, ...]:
+        """What `search` says, read."""
+        return searched.parse(self.search, self.methods)
 
     @property
     def columns(self) -> Columns:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -25,7 +24,8 @@ from audioconfit.errors import InputError
 from sweeps import faults
 from sweeps.identity import Identity
 from sweeps.request.cells import Cell, Space
-from sweeps.search import ownership, ranking
+from sweeps.request.searched import Searched
+from sweeps.search import ownership, ranking, samplers
 from sweeps.search.durable_study import DurableStudy
 from sweeps.search.halving import Halving
 from sweeps.slots.job_queue import CANCELLED
@@ -61,7 +61,15 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     }
     if space.probe_layers:
         searched["probe_layer"] = CategoricalDistribution(space.probe_layers)
-    return searched
+    return searched | {one.name: _distribution(one) for one in space.further}
+
+
+def _distribution(one: Searched) -> BaseDistribution:
+    if one.choices:
+        return CategoricalDistribution(one.choices)
+    if one.is_whole:
+        return IntDistribution(int(one.low), int(one.high), log=one.log)
+    return FloatDistribution(one.low, one.high, log=one.log)
 
 
 @dataclass(frozen=True)
@@ -99,18 +107,19 @@ class Studies:
         storage: BaseStorage,
         shared: bool,
         seed: int = 0,
+        sampler: str = "tpe",
         early_stopping: bool = True,
         micro_batch: int | None = None,
         retry_failed: bool = False,
     ) -> None:
         self.cells = {cell.name: cell for cell in cells}
-        self.budget, self.root, self.seed = budget, root, seed
+        self.budget, self.root, self.seed, self.sampler = budget, root, seed, sampler
         self.early_stopping, self.micro_batch = early_stopping, micro_batch
         self.live: dict[str, Asked] = {}
         self.interrupted = threading.Event()
         self.began = time.monotonic()
         self.studies = {
-            cell.name: _open(cell, ownership.claim(cell, sweep, storage, folder=root, shared=shared), storage)
+            cell.name: self._open(cell, ownership.claim(cell, sweep, storage, folder=root, shared=shared), storage)
             for cell in cells
         }
         if retry_failed:
@@ -215,8 +224,11 @@ class Studies:
             return 0
         if converged is not None and self.stale[name] >= converged:
             return 0
+        trials = self.budget.trials
+        if self.sampler == samplers.GRID:
+            trials = min(trials, samplers.points(self.cells[name].space))
         repeated = sum(AGAIN in trial.user_attrs for trial in self.studies[name].trials)
-        return max(0, self.budget.trials + repeated - self.asked[name])
+        return max(0, trials + repeated - self.asked[name])
 
     def _next(self) -> Asked | None:
         """The next trial whose stage 1 is not already being trained; held trials first.
@@ -242,28 +254,24 @@ class Studies:
         if not open_cells:
             return None
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
-        asked, space = self.asked[name], distributions(self.cells[name].space)
-        # Seeded per trial: a restart proposes what the undisturbed search would have proposed, and no point twice.
-        sampler = KnownSpace(
-            space,
-            seed=zlib.crc32(f"{self.seed} {name} {asked}".encode()),
-            n_startup_trials=STARTUP_TRIALS,
-            multivariate=True,
-            constant_liar=True,
-        )
+        asked, space = self.asked[name], self.cells[name].space
+        drawn = distributions(space)
+        if self.sampler == samplers.GRID:
+            sampler = samplers.grid(space, number=asked, seed=zlib.crc32(f"{self.seed} {name}".encode()))
+        else:
+            # Seeded per trial: a restart proposes what the undisturbed search would have proposed, and no point twice.
+            seed = zlib.crc32(f"{self.seed} {name} {asked}".encode())
+            sampler = samplers.of(self.sampler, drawn, seed=seed, startup_trials=STARTUP_TRIALS)
         self.asked[name] += 1
-        return _asked(self.cells[name], self.studies[name].ask(space, sampler))
+        return _asked(self.cells[name], self.studies[name].ask(drawn, sampler))
 
-
-class KnownSpace(TPESampler):
-    """TPE with a given space: Optuna's own derives it from all earlier trials at every ask."""
-
-    def __init__(self, space: dict[str, BaseDistribution], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.space = {name: distribution for name, distribution in space.items() if not distribution.single()}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.space
+    def _open(self, cell: Cell, name: str, storage: BaseStorage) -> DurableStudy:
+        # Every trial gets a third of the epochs; after that only the better half goes on.
+        pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
+        study = DurableStudy(name, storage, pruner=pruner)
+        if self.sampler != samplers.GRID:  # which comes by everything
+            study.suggest_first(cell.first_guess)
+        return study
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -310,14 +318,6 @@ def _asked(cell: Cell, trial: optuna.trial.Trial) -> Asked:
 
 def _is_early(result: Mapping[str, Any]) -> bool:
     return EARLY_SCORE in result and not result.get("ended")
-
-
-def _open(cell: Cell, name: str, storage: BaseStorage) -> DurableStudy:
-    # Every trial gets a third of the epochs; after that only the better half goes on.
-    pruner = Halving(first=max(1, cell.base.epochs // 3), epochs=cell.base.epochs)
-    study = DurableStudy(name, storage, pruner=pruner)
-    study.suggest_first(cell.space.first_guess())
-    return study
 
 
 def _since_best(trials: Sequence[FrozenTrial]) -> int:

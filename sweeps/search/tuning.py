@@ -143,8 +143,10 @@ class Record(tune.Callback):
             params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage_key},
             tags=self.studies.cells[cell].tags,
         )
-        # Beside the rate itself: the UI's axes are linear.
-        self.tracker.metrics(assignment.key, 0, {"log10_probe_lr": math.log10(recipe.probe_lr)})
+        # Beside the rates themselves: the UI's axes are linear.
+        rates = ("probe_lr", *(one.name for one in self.studies.cells[cell].space.further if one.log))
+        logarithms = {f"log10_{name}": math.log10(getattr(recipe, name)) for name in rates}
+        self.tracker.metrics(assignment.key, 0, logarithms)
         self.listener.started(cell)
 
     def on_trial_result(

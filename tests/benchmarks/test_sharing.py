@@ -86,7 +86,7 @@ def test_sharing_costs_a_third(cell: Cell, tmp_path: Path) -> None:
         tmp_path / "alone",
         lambda assignment: replace(assignment, root=assignment.root / assignment.key),
     )
-    heading.show(f"A search of {TRIALS} trials over {SPACE.stage_count} stage-1 keys")
+    heading.show(f"A search of {TRIALS} trials over {SPACE.stage_count(TRIALS)} stage-1 keys")
     print("stage 1        runs   epochs   CPU s")
     for name, spent in (("shared", shared), ("each its own", alone)):
         print(f"{name:<14} {spent.stages:4d} {spent.epochs:8d} {spent.cpu_seconds:7.1f}")

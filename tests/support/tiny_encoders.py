@@ -27,7 +27,7 @@ def encoder_of(architecture: str, **config: Any) -> Encoder:
         for name, parameter in model.named_parameters():
             if "rel_attn_embed" in name:
                 parameter.mul_(50)
-    return Encoder(architecture, model).eval()
+    return encoders.around(architecture, model)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

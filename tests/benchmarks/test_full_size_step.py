@@ -1,0 +1,72 @@
+"""One PairTune step of each further architecture at the size of its published base model, with random weights: seconds
+of one core and the most memory that its process held. Some minutes and 5 GB:
+`pytest -m benchmark -s tests/benchmarks/test_full_size_step.py`.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import heading
+import pytest
+import torch
+
+from audioconfit import encoders, losses
+from audioconfit.encoders import weights
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
+
+ROWS, SAMPLES = 4, 16_000
+SHAPES: dict[str, dict[str, Any]] = {
+    "wav2vec2": {},
+    "wav2vec2-conformer": {},
+    "whisper": {
+        "d_model": 512,
+        "encoder_layers": 6,
+        "encoder_attention_heads": 8,
+        "encoder_ffn_dim": 2048,
+    },  # openai/whisper-base
+    "audio-spectrogram-transformer": {},
+}
+
+
+def step(architecture: str) -> str:
+    """Of the second step of two, for the first makes room for Adam."""
+    torch.set_num_threads(1)
+    config, model = weights.ARCHITECTURES[architecture]
+    encoder = encoders.around(architecture, model(config(**SHAPES[architecture]))).train()
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=5e-5)
+    waveforms, labels = 0.1 * torch.randn(ROWS, SAMPLES), torch.arange(ROWS) // 2
+    for _ in range(2):
+        began = time.process_time()
+        optimiser.zero_grad()
+        losses.supcon(encoder(waveforms), labels).backward()
+        optimiser.step()
+        seconds = time.process_time() - began
+    count = sum(parameter.numel() for parameter in trained) / 1e6
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return f"{architecture:30} {count:5.1f} M, {seconds:5.1f} s, {memory:4.1f} GiB"
+
+
+def test_a_step_at_full_size() -> None:
+    heading.show(
+        f"One step of {ROWS} x {SAMPLES / 16_000:g} s: parameters, CPU seconds, the most memory of the process"
+    )
+    for architecture in SHAPES:
+        ran = subprocess.run(
+            [sys.executable, __file__, architecture],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        print(ran.stdout.strip(), flush=True)
+        assert architecture in ran.stdout
+
+
+if __name__ == "__main__":
+    print(step(sys.argv[1]))
