@@ -3,11 +3,13 @@
 `audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
 `audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
 `audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
+`audioconfit serve MODEL`: the same over HTTP, with a page that takes a file or the microphone.
 `audioconfit export MODEL OUT --to transformers|onnx`: a checkpoint, or a graph, with a card; needs none of our code.
 `audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from rich.table import Table
 from audioconfit import audio, backbones, catalogue, classifier, corpora, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.errors import InputError
-from audioconfit.handover import models, onnx_graph, predicting
+from audioconfit.handover import models, onnx_graph, predicting, serving
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
@@ -86,6 +88,15 @@ def _add_models(commands: Any) -> None:
     naming.add_argument("--top-k", type=int, default=1, metavar="K", help="classes to show (default: 1)")
     naming.add_argument("--segments", type=float, metavar="SECONDS", help="a prediction per stretch of this length")
     naming.set_defaults(run=_predict, form="table")
+    listening = commands.add_parser("serve", help="name recordings over HTTP, with a page for a browser")
+    listening.add_argument("model", metavar="MODEL", **model)
+    listening.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)"
+    )
+    listening.add_argument("--port", type=int, default=8000, help="0: one that is free (default: %(default)s)")
+    listening.add_argument("--max-mb", type=float, default=25.0, help="of one recording (default: %(default)g)")
+    listening.add_argument("--max-seconds", type=float, default=600.0, help="of one recording (default: %(default)g)")
+    listening.set_defaults(run=_serve)
     leaving = commands.add_parser("export", help="write a trained model for others to load")
     leaving.add_argument("model", metavar="MODEL", **model)
     leaving.add_argument("out", metavar="OUT", type=Path, help="a new folder, or that of an earlier export")
@@ -120,6 +131,21 @@ def _predict(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"{failed} of {len(found)} recordings could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    for flag, value in (("--max-mb", arguments.max_mb), ("--max-seconds", arguments.max_seconds)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{flag} {value:g}: choose more than 0.")
+    model = models.load(arguments.model)
+    limits = serving.Limits(arguments.max_mb, arguments.max_seconds)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with serving.listening(model, host=arguments.host, port=arguments.port, limits=limits, device=device) as server:
+        host, port = server.server_address[:2]
+        print(f"{arguments.model}: http://{host!s}:{port}/ (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
