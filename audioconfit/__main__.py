@@ -33,7 +33,7 @@ from rich.table import Table
 from audioconfit import audio, backbones, catalogue, classifier, corpora, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.errors import InputError
-from audioconfit.handover import models, onnx_graph, predicting, serving
+from audioconfit.handover import models, onnx_graph, predicting, pushing, serving, trying
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
@@ -103,6 +103,10 @@ def _add_models(commands: Any) -> None:
     leaving.add_argument(
         "--to", choices=("transformers", "onnx"), default="transformers", help="the format (default: %(default)s)"
     )
+    leaving.add_argument("--int8", action="store_true", help="an ONNX graph of int8 weights too")
+    leaving.add_argument("--on", metavar="CORPUS", help="its corpus, on whose test clips the int8 graph is tried")
+    leaving.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
+    leaving.add_argument("--push", metavar="ORG/NAME", help="upload the checkpoint to the Hugging Face hub too")
     leaving.set_defaults(run=_export)
 
 
@@ -149,17 +153,30 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    if arguments.push is not None and arguments.to != "transformers":
+        raise InputError(f"--push {arguments.push} takes --to transformers, which people load by the name alone.")
+    if (arguments.int8 and arguments.to != "onnx") or (arguments.on and not arguments.int8):
+        raise InputError("--int8 takes --to onnx, and --on takes --int8.")
+    if arguments.push is not None:
+        pushing.check(arguments.push)
     classifier.check_free(arguments.out)
     model = models.load(arguments.model)
     if arguments.to == "onnx":
-        difference = onnx_graph.save(model, arguments.out)
-        print(f"{arguments.out / onnx_graph.GRAPH} and its card; at most {difference:.0e} from the model on noise.")
+        heard = trying.heard(model, arguments.on, arguments.data) if arguments.on else []
+        made = onnx_graph.save(model, arguments.out, small=heard if arguments.int8 else None)
+        print(
+            f"{arguments.out / onnx_graph.GRAPH} and its card; at most {made.difference:.0e} from the model on noise."
+        )
+        if made.tried:
+            print(f"{made.tried}.")
         return 0
     model.save(arguments.out)
+    upload = f"  hf upload ORGANISATION/NAME {arguments.out}"
+    on_hub = upload if arguments.push is None else f"  {pushing.push(arguments.out, arguments.push)}"
     Console().print(
         f"{arguments.out} holds the model and its card. Without AudioConFit:\n"
         f'  transformers.pipeline("audio-classification", model="{arguments.out}")\n'
-        f"On the hub:\n  hf upload ORGANISATION/NAME {arguments.out}",
+        f"On the hub:\n{on_hub}",
         markup=False,
         soft_wrap=True,
         highlight=False,
