@@ -3,11 +3,13 @@
 `audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
 `audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
 `audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
+`audioconfit serve MODEL`: the same over HTTP, with a page that takes a file or the microphone.
 `audioconfit export MODEL OUT --to transformers|onnx`: a checkpoint, or a graph, with a card; needs none of our code.
 `audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -32,7 +34,7 @@ from audioconfit import audio, backbones, catalogue, classifier, corpora, errors
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.encoders import sequence_classifier
 from audioconfit.errors import InputError
-from audioconfit.handover import models, onnx_graph, predicting
+from audioconfit.handover import models, onnx_graph, predicting, pushing, serving, trying
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
@@ -87,12 +89,25 @@ def _add_models(commands: Any) -> None:
     naming.add_argument("--top-k", type=int, default=1, metavar="K", help="classes to show (default: 1)")
     naming.add_argument("--segments", type=float, metavar="SECONDS", help="a prediction per stretch of this length")
     naming.set_defaults(run=_predict, form="table")
+    listening = commands.add_parser("serve", help="name recordings over HTTP, with a page for a browser")
+    listening.add_argument("model", metavar="MODEL", **model)
+    listening.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)"
+    )
+    listening.add_argument("--port", type=int, default=8000, help="0: one that is free (default: %(default)s)")
+    listening.add_argument("--max-mb", type=float, default=25.0, help="of one recording (default: %(default)g)")
+    listening.add_argument("--max-seconds", type=float, default=600.0, help="of one recording (default: %(default)g)")
+    listening.set_defaults(run=_serve)
     leaving = commands.add_parser("export", help="write a trained model for others to load")
     leaving.add_argument("model", metavar="MODEL", **model)
     leaving.add_argument("out", metavar="OUT", type=Path, help="a new folder, or that of an earlier export")
     leaving.add_argument(
         "--to", choices=("transformers", "onnx"), default="transformers", help="the format (default: %(default)s)"
     )
+    leaving.add_argument("--int8", action="store_true", help="an ONNX graph of int8 weights too")
+    leaving.add_argument("--on", metavar="CORPUS", help="its corpus, on whose test clips the int8 graph is tried")
+    leaving.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
+    leaving.add_argument("--push", metavar="ORG/NAME", help="upload the checkpoint to the Hugging Face hub too")
     leaving.set_defaults(run=_export)
 
 
@@ -123,7 +138,28 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    for flag, value in (("--max-mb", arguments.max_mb), ("--max-seconds", arguments.max_seconds)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{flag} {value:g}: choose more than 0.")
+    model = models.load(arguments.model)
+    limits = serving.Limits(arguments.max_mb, arguments.max_seconds)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with serving.listening(model, host=arguments.host, port=arguments.port, limits=limits, device=device) as server:
+        host, port = server.server_address[:2]
+        print(f"{arguments.model}: http://{host!s}:{port}/ (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
+
+
 def _export(arguments: argparse.Namespace) -> int:
+    if arguments.push is not None and arguments.to != "transformers":
+        raise InputError(f"--push {arguments.push} takes --to transformers, which people load by the name alone.")
+    if (arguments.int8 and arguments.to != "onnx") or (arguments.on and not arguments.int8):
+        raise InputError("--int8 takes --to onnx, and --on takes --int8.")
+    if arguments.push is not None:
+        pushing.check(arguments.push)
     classifier.check_free(arguments.out)
     model = models.load(arguments.model)
     if not sequence_classifier.is_known(model.encoder):
@@ -132,14 +168,21 @@ def _export(arguments: argparse.Namespace) -> int:
             "other frames of it, and there is no ONNX graph of its spectrogram; use `audioconfit predict`."
         )
     if arguments.to == "onnx":
-        difference = onnx_graph.save(model, arguments.out)
-        print(f"{arguments.out / onnx_graph.GRAPH} and its card; at most {difference:.0e} from the model on noise.")
+        heard = trying.heard(model, arguments.on, arguments.data) if arguments.on else []
+        made = onnx_graph.save(model, arguments.out, small=heard if arguments.int8 else None)
+        print(
+            f"{arguments.out / onnx_graph.GRAPH} and its card; at most {made.difference:.0e} from the model on noise."
+        )
+        if made.tried:
+            print(f"{made.tried}.")
         return 0
     model.save(arguments.out)
+    upload = f"  hf upload ORGANISATION/NAME {arguments.out}"
+    on_hub = upload if arguments.push is None else f"  {pushing.push(arguments.out, arguments.push)}"
     Console().print(
         f"{arguments.out} holds the model and its card. Without AudioConFit:\n"
         f'  transformers.pipeline("audio-classification", model="{arguments.out}")\n'
-        f"On the hub:\n  hf upload ORGANISATION/NAME {arguments.out}",
+        f"On the hub:\n{on_hub}",
         markup=False,
         soft_wrap=True,
         highlight=False,

@@ -91,9 +91,15 @@ class Classifier:
         return list(self.each(several, segment_seconds=segment_seconds, device=device))
 
     def each(
-        self, recordings: Iterable[Recording], *, segment_seconds: float | None = None, device: str = "cpu"
+        self,
+        recordings: Iterable[Recording],
+        *,
+        segment_seconds: float | None = None,
+        longest_seconds: float | None = None,
+        device: str = "cpu",
     ) -> Iterator[Prediction]:
-        """`predict`, as predictions are made: recordings are decoded and embedded some at a time.
+        """`predict`, as predictions are made: recordings are decoded and embedded some at a time. One that is longer
+        than `longest_seconds` has an error.
 
         Raises:
             InputError: segments shorter than the encoder's receptive field, or chunks of none.
@@ -104,17 +110,20 @@ class Classifier:
                 f"{self.encoder.receptive_field / SAMPLE_RATE:g} s or more."
             )
         numbered = iter(enumerate(recordings))
-        while group := self._group(numbered):
+        while group := self._group(numbered, longest_seconds):
             yield from self._named(group, segment_seconds, device)
 
-    def _group(self, numbered: Iterator[tuple[int, Recording]]) -> list[tuple[str, Samples | str]]:
+    def _group(
+        self, numbered: Iterator[tuple[int, Recording]], longest_seconds: float | None
+    ) -> list[tuple[str, Samples | str]]:
         """The next recordings by their names, decoded, or why they cannot be."""
         group: list[tuple[str, Samples | str]] = []
         seconds = 0.0
         for number, recording in islice(numbered, GROUP_RECORDINGS):
             name = str(number) if isinstance(recording, bytes) else str(recording)
             try:
-                samples = self._decoded(recording if isinstance(recording, bytes) else Path(recording))
+                source = recording if isinstance(recording, bytes) else Path(recording)
+                samples = self._decoded(source, longest_seconds)
                 group.append((name, samples))
                 seconds += len(samples) / SAMPLE_RATE
             except (audio.Unreadable, OSError) as fault:
@@ -123,9 +132,9 @@ class Classifier:
                 break
         return group
 
-    def _decoded(self, recording: Path | bytes) -> Samples:
+    def _decoded(self, recording: Path | bytes, longest_seconds: float | None = None) -> Samples:
         """At 16 kHz. Unreadable also where the encoder has no frame for it."""
-        samples = audio.to_int16(recording)
+        samples = audio.to_int16(recording, longest_seconds=longest_seconds)
         shortest = self.encoder.receptive_field
         if len(samples) < shortest:
             raise audio.Unreadable(f"too short: {len(samples)} samples at 16 kHz of the {shortest} that a frame takes")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -21,7 +22,10 @@ SCALE = 32_768  # int16 / SCALE is the float waveform; 16-bit recordings at 16 k
 SHORTEST_SECONDS = 0.01  # no frame of anything fits; each backbone has its own, longer limit beside this one
 VERSION = 2  # of decoding: what is decoded otherwise than version 1 did counts as another recording
 QUIET = 2**-8  # -48 dBFS; int16 leaves 8 bits of such a peak, 1 or none of those of float recorders without gain
+USUAL_RATE = 48_000  # Hz; where a limit of seconds is set, a recording of a higher rate may have as many samples
 CANCELLED = 1e-3  # of the channels' energy: their mean has less only where they are each other's opposite
+
+Decoder = Callable[[Source, float, float | None], Blocks]
 
 
 @dataclass(frozen=True)
@@ -47,32 +51,49 @@ def read(clip: Clip) -> Decoded:
     return read_source(_source(clip), clip.start or 0.0, clip.end)
 
 
-def read_source(source: Source, start: float = 0.0, end: float | None = None) -> Decoded:
-    """A recording, a file or its bytes, from `start` to `end` seconds. Raises Unreadable."""
+def read_source(
+    source: Source, start: float = 0.0, end: float | None = None, *, longest_seconds: float | None = None
+) -> Decoded:
+    """A recording, a file or its bytes, from `start` to `end` seconds. Raises Unreadable.
+
+    `longest_seconds` bounds the memory: what decodes to more is refused as soon as it has, whatever its header says.
+    """
     if not (source if isinstance(source, bytes) else source.stat().st_size):
         raise Unreadable("empty")
     if behind := bytes_behind(source):
         raise Unreadable(f"cut short: {behind} bytes follow the samples that its header counts")
+    quick, thorough = (
+        partial(_bounded, decoder, longest_seconds) for decoder in (decoders.libsndfile, decoders.ffmpeg)
+    )
     try:
-        by_libsndfile = decoders.by_libsndfile(source)
-        return _by(decoders.libsndfile, source, start, end, 1) if by_libsndfile else _by_ffmpeg(source, start, end)
+        if decoders.by_libsndfile(source):
+            return _by(quick, source, start, end, 1)
     except Unreadable:
         raise
     except Exception:  # of whatever kind: a header that lies stops libsndfile and not FFmpeg
-        return _by_ffmpeg(source, start, end)
-
-
-def _by_ffmpeg(source: Source, start: float, end: float | None) -> Decoded:
+        pass
     try:
-        return _by(decoders.ffmpeg, source, start, end, VERSION)
+        return _by(thorough, source, start, end, VERSION)
     except Unreadable:
         raise
     except Exception as error:  # what dozens of parsers raise is the clip's fault
         raise Unreadable(f"not audio: {str(error).strip().rstrip('.') or type(error).__name__}") from error
 
 
+def _bounded(
+    decoder: Decoder, longest_seconds: float | None, source: Source, start: float, end: float | None
+) -> Blocks:
+    """The decoder's blocks; Unreadable once they are more than `longest_seconds`."""
+    seconds = 0.0
+    for rate, block in decoder(source, start, end):
+        seconds += len(block) / min(rate, USUAL_RATE)
+        if longest_seconds is not None and seconds > longest_seconds:
+            raise Unreadable(f"too long: more than {longest_seconds:g} s")
+        yield rate, block
+
+
 def _by(
-    decoder: Callable[[Source, float, float | None], Blocks],
+    decoder: Decoder,
     source: Source,
     start: float,
     end: float | None,

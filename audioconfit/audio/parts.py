@@ -105,11 +105,13 @@ def _decode_in_time(clip: Clip) -> Kept:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def to_int16(recording: Path | bytes) -> Int16[ndarray, " samples"]:
-    """A recording, a file or its bytes, decoded as a corpus' clips are kept. Raises Unreadable."""
+def to_int16(recording: Path | bytes, *, longest_seconds: float | None = None) -> Int16[ndarray, " samples"]:
+    """A recording, a file or its bytes, decoded as a corpus' clips are kept. Raises Unreadable, also for one that is
+    longer than `longest_seconds`.
+    """
     if isinstance(recording, Path) and not recording.is_file():
         raise Unreadable(MISSING)
-    return _rounded(read_source(recording))
+    return _rounded(read_source(recording, longest_seconds=longest_seconds))
 
 
 def keep(clip: Clip) -> Kept:

@@ -73,7 +73,7 @@ def fetch(name: str, data: Path) -> Snapshot:
 
 
 def _commit(repository: str, revision: str | None) -> str:
-    found = huggingface_hub.HfApi(endpoint=_endpoint()).dataset_info(
+    found = huggingface_hub.HfApi(endpoint=endpoint()).dataset_info(
         repository, revision=revision, timeout=TIMEOUT_SECONDS
     )
     assert found.sha is not None
@@ -81,7 +81,7 @@ def _commit(repository: str, revision: str | None) -> str:
 
 
 def _fetch(repository: str, commit: str, folder: Path) -> None:
-    api = huggingface_hub.HfApi(endpoint=_endpoint())
+    api = huggingface_hub.HfApi(endpoint=endpoint())
     listed = api.list_repo_files(repository, repo_type="dataset", revision=commit)
     wanted = [name for name in listed if PurePosixPath(name).suffix.lower() in SUFFIXES]
     _check(repository, listed, wanted)
@@ -91,7 +91,7 @@ def _fetch(repository: str, commit: str, folder: Path) -> None:
         revision=commit,
         local_dir=folder,
         allow_patterns=[_pattern(suffix) for suffix in SUFFIXES],
-        endpoint=_endpoint(),
+        endpoint=endpoint(),
     )
     if missing := [name for name in wanted if not (folder / name).is_file()]:  # it also returns what it could not ask
         raise ConnectionError(f"{len(missing)} of {len(wanted)} files did not come, such as {missing[0]}")
@@ -153,15 +153,15 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 @contextmanager
 def _refusals(name: str, repository: str, home: Path) -> Iterator[None]:
     """What the hub refuses, and a network that is not there, in words that lead on."""
-    page = f"{_endpoint()}/datasets/{repository}"
-    token = f"set HF_TOKEN to a token of an account that may read it ({_endpoint()}/settings/tokens)"
+    page = f"{endpoint()}/datasets/{repository}"
+    token = f"set HF_TOKEN to a token of an account that may read it ({endpoint()}/settings/tokens)"
     try:
         yield
     except GatedRepoError:

@@ -10,10 +10,12 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -26,11 +28,47 @@ from audioconfit.classifier import Classifier
 from audioconfit.errors import InputError
 from audioconfit.features import mix
 from audioconfit.handover import card
+from audioconfit.probe import Probe
 
-GRAPH = "model.onnx"
+GRAPH, SMALL_GRAPH = "model.onnx", "model.int8.onnx"
+QUANTIZED = ("MatMul", "Gemm")  # the positional convolution's weights are computed in the graph, and cannot be
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of a probability, against torch
 LONGEST_SECONDS, MOST_ROWS = 3600, 1024
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording with its labels, to try an int8 graph on."""
+
+    samples: Float[np.ndarray, "samples"]  # 16 kHz, in [-1, 1]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The int8 graph beside the whole one: shares of the recordings whose labels are right, and are the same."""
+
+    recordings: int
+    accuracy: float
+    small_accuracy: float
+    agreement: float
+    furthest: float  # of a probability
+
+    def __str__(self) -> str:
+        return (
+            f"On {self.recordings} test recordings, read whole: accuracy {self.small_accuracy:.4f} in int8 and "
+            f"{self.accuracy:.4f} in float32, the same labels for {self.agreement:.1%}, probabilities at most "
+            f"{self.furthest:.3f} apart"
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `save` found out."""
+
+    difference: float  # of a probability from torch, the largest on noise
+    tried: Tried | None
 
 
 class _Named(nn.Module):
@@ -52,8 +90,8 @@ class _Named(nn.Module):
         return logits.sigmoid() if self.several else logits.softmax(1)
 
 
-def save(model: Classifier, folder: Path) -> float:
-    """model.onnx, its card and classifier.json into `folder`; the largest difference from torch on noise.
+def save(model: Classifier, folder: Path, *, small: Sequence[Heard] | None = None) -> Written:
+    """model.onnx, its card and classifier.json into `folder`. With `small` model.int8.onnx too, tried on these.
 
     The graph takes `waveforms` (batch x samples, float32, 16 kHz) and `lengths` (samples of each row that count) and
     gives `probabilities` (batch x classes).
@@ -76,11 +114,49 @@ def save(model: Classifier, folder: Path) -> float:
         difference = _difference(named, model.encoder.receptive_field, temporary / GRAPH)
         if difference > TOLERANCE:
             raise InputError(f"The ONNX graph differs from the model by {difference:.1e}; export --to transformers.")
+        tried = None
+        if small is not None:
+            _quantize(temporary / GRAPH, temporary / SMALL_GRAPH)
+            tried = _tried(temporary, small, model.probe) if small else None
         files.write(temporary / classifier.DESCRIPTION, json.dumps(description, indent=2))
-        files.write(temporary / "README.md", card.written(description, name=folder.name, use=_use(description)))
+        usage = [*_use(description), *([] if small is None else _use_of_small(tried))]
+        files.write(temporary / "README.md", card.written(description, name=folder.name, use=usage))
         if folder.is_dir():
             shutil.rmtree(folder)
-    return difference
+    return Written(difference, tried)
+
+
+def _quantize(file: Path, out: Path) -> None:
+    """Weights of the linear layers as int8, activations as they come: no clips are needed to set a scale."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # advice on a step that fails on a graph with free lengths
+    try:
+        quantization.quantize_dynamic(file, out, op_types_to_quantize=list(QUANTIZED))
+    finally:
+        log.setLevel(level)
+
+
+def _tried(folder: Path, heard: Sequence[Heard], probe: Probe) -> Tried:
+    ort = importlib.import_module("onnxruntime")
+    graphs = [ort.InferenceSession(folder / name, providers=["CPUExecutionProvider"]) for name in (GRAPH, SMALL_GRAPH)]
+    right, agreed, furthest = [0, 0], 0, 0.0
+    for one in heard:
+        given = {"waveforms": one.samples[None], "lengths": np.array([len(one.samples)])}
+        whole, small = (graph.run(None, given)[0][0] for graph in graphs)
+        named = [_labels(row, probe) for row in (whole, small)]
+        right = [count + (labels == set(one.labels)) for count, labels in zip(right, named, strict=True)]
+        agreed += named[0] == named[1]
+        furthest = max(furthest, float(abs(whole - small).max()))
+    return Tried(len(heard), right[0] / len(heard), right[1] / len(heard), agreed / len(heard), furthest)
+
+
+def _labels(probabilities: Float[np.ndarray, "classes"], probe: Probe) -> set[str]:
+    if probe.thresholds is None:
+        return {probe.classes[int(probabilities.argmax())]}
+    above = torch.from_numpy(probabilities).logit() > probe.thresholds
+    return {label for label, yes in zip(probe.classes, above.tolist(), strict=True) if yes}
 
 
 def _export(named: nn.Module, shortest: int, file: Path) -> None:
@@ -145,6 +221,11 @@ def _use(description: dict[str, Any]) -> Iterator[str]:
         f"recording goes through AudioConFit in consecutive pieces of {chunk:g} s, whose frames are averaged, and "
         "through this graph whole: attention then spans all of it, and probabilities differ."
     )
+
+
+def _use_of_small(tried: Tried | None) -> Iterator[str]:
+    found = f"{tried}." if tried else "It was not tried on recordings: `audioconfit export --int8 --on CORPUS` does."
+    yield f"`{SMALL_GRAPH}` has the linear layers' weights as int8. {found}"
 
 
 @contextlib.contextmanager

@@ -61,6 +61,19 @@ def rows(prediction: Prediction, top_k: int) -> Iterator[dict[str, Any]]:
         yield where | {"labels": "|".join(prediction.labels), "label": label, "probability": probability}
 
 
+def answer(prediction: Prediction, top_k: int) -> dict[str, Any]:
+    """What is said of a recording in JSON, with the probabilities of the `top_k` best classes."""
+    if prediction.error is not None:
+        return {"recording": prediction.recording, "error": prediction.error}
+    return {
+        "recording": prediction.recording,
+        "start": prediction.start,
+        "end": prediction.end,
+        "labels": prediction.labels,
+        "probabilities": dict(prediction.top(top_k)),
+    }
+
+
 class _Lines:
     """JSON, an object a line."""
 
@@ -68,17 +81,7 @@ class _Lines:
         self.top_k = top_k
 
     def add(self, prediction: Prediction) -> None:
-        if prediction.error is None:
-            content: dict[str, Any] = {
-                "recording": prediction.recording,
-                "start": prediction.start,
-                "end": prediction.end,
-                "labels": prediction.labels,
-                "probabilities": dict(prediction.top(self.top_k)),
-            }
-        else:
-            content = {"recording": prediction.recording, "error": prediction.error}
-        print(json.dumps(content, ensure_ascii=False), flush=True)
+        print(json.dumps(answer(prediction, self.top_k), ensure_ascii=False), flush=True)
 
     def close(self) -> None:
         pass

@@ -3,6 +3,7 @@
 import builtins
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import yaml
 from tiny_classifiers import CLASSES, made, recording
 from tiny_encoders import ARCHITECTURES
 
-from audioconfit import __main__
+from audioconfit import __main__, corpora, splits
 from audioconfit.errors import InputError
 from audioconfit.handover import onnx_graph
+from audioconfit.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def unchecked() -> Iterator[None]:
 def test_onnxruntime_gives_our_probabilities_for_any_batch_and_length(tmp_path: Path, architecture: str) -> None:
     several = architecture == "hubert"
     ours = made(architecture, several=several)
-    assert onnx_graph.save(ours, tmp_path / "out") < 1e-5
+    assert onnx_graph.save(ours, tmp_path / "out").difference < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     paths = [
         recording(tmp_path, seconds, seed=seed, name=f"{seed}.wav") for seed, seconds in enumerate((0.9, 0.2, 0.5))
@@ -82,3 +84,43 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"needs the package onnxscript: pip install 'audioconfit\[onnx\]'"):
         onnx_graph.save(made(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_int8_is_tried_on_the_test_clips_and_says_what_it_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label, seed in (("crow", 0), ("wren", 1)):
+        (tmp_path / "birds" / label).mkdir(parents=True)
+        for number in range(5):
+            recording(tmp_path / "birds" / label, seed=10 * seed + number, name=f"{number}.wav")
+    recipe = Recipe(dataset="birds", fingerprint="f", backbone="wav2vec2", chunk_seconds=1.0, epochs=1)
+    about = {"recipe": recipe.model_dump(mode="json"), "metrics": {}, "signature": recipe.signature}
+    ours = replace(made(), about=about)
+    ours.save(tmp_path / "model")
+    words = ["export", str(tmp_path / "model"), str(tmp_path / "out"), "--to", "onnx", "--int8", "--on"]
+    assert __main__.main([*words, str(tmp_path / "birds")]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    split = splits.split(corpora.load(str(tmp_path / "birds"), tmp_path))
+    graphs = [onnxruntime.InferenceSession(tmp_path / "out" / name) for name in ("model.onnx", "model.int8.onnx")]
+    rows = []
+    for clip in split.test:
+        samples = soundfile.read(clip.path, dtype="float32")[0]
+        given = {"waveforms": samples[None], "lengths": np.array([len(samples)])}
+        rows.append([graph.run(None, given)[0][0] for graph in graphs])
+    labels = [clip.labels[0] for clip in split.test]
+    right = [[CLASSES[row.argmax()] == label for row in pair] for pair, label in zip(rows, labels, strict=True)]
+    accuracy, small = np.mean(right, axis=0)
+    apart = max(abs(whole - eighth).max() for whole, eighth in rows)
+    assert 0 < apart < 0.5  # random weights suffer more than trained ones
+    reached = f"accuracy {small:.4f} in int8 and {accuracy:.4f} in float32"
+    assert said.startswith(f"On {len(rows)} test recordings, read whole: {reached}")
+    assert f"at most {apart:.3f} apart" in said
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in ("model.int8.onnx", "model.onnx")]
+    assert sizes[0] < sizes[1]
+    assert __main__.main([*words, str(tmp_path / "birds" / ".." / "birds" / "crow"), "--data", str(tmp_path)]) == 2
+
+
+def test_int8_is_a_form_of_onnx_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["export", "model", str(tmp_path / "out"), "--int8"]) == 2
+    assert "--int8 takes --to onnx" in capsys.readouterr().err

@@ -1,5 +1,6 @@
-"""A hub of our own: the four requests that fetching a data set takes, on this machine."""
+"""A hub of our own, on this machine: the four requests that fetching a data set takes, the six of uploading a model."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -36,6 +37,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
     tokens: set[str | None] = field(default_factory=set)
+    stored: dict[str, bytes] = field(default_factory=dict)  # large files by their SHA-256
+    writers: set[str] = field(default_factory=set)  # the tokens that may write
     breaks: int = 0  # that many recordings end halfway
     failing: bool = False
 
@@ -69,6 +72,72 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         """The same without its body."""
         self.do_GET()
+
+    def do_POST(self) -> None:
+        """What leads to a commit, and the commit."""
+        body = (
+            self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunks()
+        )
+        path = unquote(self.path.split("?")[0])
+        self.hub.requests.append((self.command, path, None))
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        name = "/".join(path.removesuffix(".git/info/lfs/objects/batch").removeprefix("/api/models").split("/")[1:3])
+        if path == "/api/validate-yaml":
+            self._say({"errors": [], "warnings": []})
+        elif token not in self.hub.writers:
+            self._answer(403 if token == "reader" else 401, b"")
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.hub.repositories.setdefault(name, Repository())
+            self._say({"url": f"{self.hub.address}/{name}"})
+        elif "/preupload/" in path:
+            self._say({"files": [self._mode(file["path"]) for file in json.loads(body)["files"]]})
+        elif path.endswith("/info/lfs/objects/batch"):
+            self._say({"transfer": "basic", "objects": [self._place(wanted) for wanted in json.loads(body)["objects"]]})
+        else:
+            self._commit(self.hub.repositories[name], [json.loads(line) for line in body.splitlines()])
+
+    def do_PUT(self) -> None:
+        """A large file."""
+        body = self._body()
+        self.hub.stored[self.path.split("/")[-1]] = body
+        self._say({})
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while length := int(self.rfile.readline(), 16):  # in chunks
+            parts.append(self.rfile.read(length))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        return {
+            "path": path,
+            "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",
+            "shouldIgnore": False,
+        }
+
+    def _place(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        return {**wanted, "actions": {"upload": {"href": f"{self.hub.address}/large/{wanted['oid']}"}}}
+
+    def _commit(self, repository: Repository, lines: list[dict[str, Any]]) -> None:
+        files = dict(repository.commits.get(repository.revisions.get("main", ""), {}))
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                assert hashlib.sha256(self.hub.stored[value["oid"]]).hexdigest() == value["oid"]
+                files[value["path"]] = self.hub.stored[value["oid"]]
+        commit = repository.commit(files)
+        self._say({"commitOid": commit, "commitUrl": f"{self.hub.address}/org/name/commit/{commit}"})
+
+    def _say(self, content: dict[str, Any]) -> None:
+        self._answer(200, json.dumps(content).encode())
 
     def _describe(self, repository: Repository, words: list[str]) -> None:
         name = "/".join(words[1:]) or "main"
