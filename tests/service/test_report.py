@@ -45,6 +45,15 @@ def test_the_champion_stands_first_with_its_doubt(found: dict[str, Table]) -> No
     assert row[6:8] == ["wav2vec2-random, FineTune", "+0.5000"]
 
 
+def test_the_ten_questions_name_headings_that_the_report_has(storage: Path, tmp_path: Path) -> None:
+    page = making.make([storage / "whole"], tmp_path).html.read_text()
+    asked = (Path(__file__).parents[2] / "sweeps" / "README.md").read_text().partition("## Ten questions")[2]
+    rows = [line for line in asked.partition("\nWhere things are")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10
+    for heading in re.findall(r'"([^"]+)"', "".join(rows)):
+        assert f"<h2>{heading}</h2>" in page
+
+
 def test_pairtune_stands_against_finetune_with_the_count_of_clear_cells(found: dict[str, Table]) -> None:
     (row,) = found["significance"].rows
     assert row[3] == "+0.5000"
