@@ -199,7 +199,7 @@ def check_balance(balance: Balance, kind: str, *, multi_label: bool) -> None:
     if balance == "sampling" and (multi_label or kind == "lbfgs"):
         why = "clips carry several labels" if multi_label else "probe=lbfgs reads all clips at once"
         raise InputError(
-            f"probe_balance=sampling: {why}, so none can be drawn more often; choose probe_balance=weights."
+            f"Clips cannot be drawn by class (probe_balance=sampling), for {why}; choose probe_balance=weights."
         )
 
 
