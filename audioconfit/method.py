@@ -113,7 +113,7 @@ def check(recipe: Recipe, waveforms: Waveforms) -> None:
     count = sum(isinstance(layer, int) for layer in encoders.layers(recipe.backbone))
     if isinstance(recipe.freeze, int) and recipe.freeze > count:
         raise InputError(
-            f"freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
+            f"Setting freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
         )
     readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
     if recipe.probe_layer not in readable:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,17 +142,8 @@ def fit(
     check_balance(balance, kind, multi_label=train.labels.ndim == 2)
     read = None  # the weights of the layers
     if train.embeddings.ndim == 3:
-        weigh = partial(
-            weigh_layers,
-            train,
-            classes=classes,
-            lr=lr,
-            epochs=epochs,
-            seed=seed,
-            balance=balance,
-            device=device,
-            alive=alive,
-        )
+        how: dict[str, Any] = {"classes": classes, "lr": lr, "epochs": epochs, "seed": seed, "balance": balance}
+        weigh = partial(weigh_layers, train, **how, device=device, alive=alive)
         read = weigh() if layer == "weighted" else layer_weights(layer, train.embeddings.shape[1])
         train, valid = train.mixed(read), valid.mixed(read)
     mean, deviation = _moments(train.embeddings)
@@ -207,7 +199,7 @@ def check_balance(balance: Balance, kind: str, *, multi_label: bool) -> None:
     if balance == "sampling" and (multi_label or kind == "lbfgs"):
         why = "clips carry several labels" if multi_label else "probe=lbfgs reads all clips at once"
         raise InputError(
-            f"probe_balance=sampling: {why}, so none can be drawn more often; choose probe_balance=weights."
+            f"Clips cannot be drawn by class (probe_balance=sampling), for {why}; choose probe_balance=weights."
         )
 
 

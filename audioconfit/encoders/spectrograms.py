@@ -50,6 +50,9 @@ class SpectrogramEncoder(Encoder):
     and frequency. `settings`: preprocessor_config.json, where there is one.
     """
 
+    longest: int
+    mel_filters: Tensor  # of Whisper
+
     def __init__(
         self,
         name: str,
@@ -68,7 +71,7 @@ class SpectrogramEncoder(Encoder):
         self.longest = longest(config)
         self.is_whisper = config.model_type == WHISPER
         if self.is_whisper and not layer_drop:
-            model.layerdrop = 0.0
+            setattr(model, "layerdrop", 0.0)  # noqa: B010
         bins = {"feature_size": config.num_mel_bins} if self.is_whisper else {"num_mel_bins": config.num_mel_bins}
         length = {} if self.is_whisper else {"max_length": config.max_length}
         self.extractor = EXTRACTORS[config.model_type](**(settings or {}) | bins | length)

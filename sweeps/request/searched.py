@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from audioconfit.errors import InputError
 from audioconfit.recipe import FROZEN_FIELDS, METHODS, Recipe
 
 CONTRASTIVE = ("temperature", "mining", "margin", "keep_denominator", "projection_dim")  # read by PairTune alone
@@ -81,15 +82,15 @@ def parse(words: Iterable[str], methods: Iterable[str] = METHODS) -> tuple[Searc
     """What `--search` says: NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=VALUE,VALUE, within the recipe's own bounds.
 
     Raises:
-        ValueError: a sentence with the word that is wrong, and the way out.
+        InputError: a sentence with the word that is wrong, and the way out.
     """
     found: dict[str, Searched] = {}
     for word in words:
         one = _parsed(word)
         if one.name in found:
-            raise ValueError(f"{one.name} is searched twice; name it once.")
+            raise InputError(f"{one.name} is searched twice; name it once.")
         if not any(is_read(one.name, method) for method in methods):
-            raise ValueError(f"{one.name} changes nothing for {', '.join(methods)}; leave it out, or add a method.")
+            raise InputError(f"{one.name} changes nothing for {', '.join(methods)}; leave it out, or add a method.")
         found[one.name] = one
     return tuple(found.values())
 
@@ -106,11 +107,11 @@ def is_read(name: str, method: str) -> bool:
 def _parsed(word: str) -> Searched:
     name, equals, values = word.partition("=")
     if not equals or not values:
-        raise ValueError(f"{word!r} is not NAME=VALUES, such as lr=1e-5..1e-3:log or temperature=0.05,0.1.")
+        raise InputError(f"{word!r} is not NAME=VALUES, such as lr=1e-5..1e-3:log or temperature=0.05,0.1.")
     if name in INSTEAD:
-        raise ValueError(f"{name} is not searched this way: {INSTEAD[name]}.")
+        raise InputError(f"{name} is not searched this way: {INSTEAD[name]}.")
     if name not in SEARCHABLE:
-        raise ValueError(f"No number {name!r} can be searched; choose from {', '.join(SEARCHABLE)}.")
+        raise InputError(f"No number {name!r} can be searched; choose from {', '.join(SEARCHABLE)}.")
     return _range(name, values) if ".." in values else _choice(name, values)
 
 
@@ -118,9 +119,9 @@ def _range(name: str, values: str) -> Searched:
     ends, _, how = values.partition(":")
     low, high = (_checked(name, end) for end in ends.split("..", 1))
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
-        raise ValueError(f"{name} is a choice and has no range; name its values, such as {name}=A,B.")
+        raise InputError(f"{name} is a choice and has no range; name its values, such as {name}=A,B.")
     if how not in ("", "log") or (how and low <= 0) or low >= high:
-        raise ValueError(
+        raise InputError(
             f"{name}={values} is no range; write {name}=LOW..HIGH or {name}=LOW..HIGH:log with LOW below HIGH, "
             "and above 0 for log."
         )
@@ -130,7 +131,7 @@ def _range(name: str, values: str) -> Searched:
 def _choice(name: str, values: str) -> Searched:
     choices = tuple(_checked(name, value) for value in values.split(",") if value)
     if len(set(choices)) < max(2, len(choices)):
-        raise ValueError(f"{name}={values} leaves nothing to search; name two different values or more, or --set one.")
+        raise InputError(f"{name}={values} leaves nothing to search; name two different values or more, or --set one.")
     return Searched(name, choices=choices)
 
 
@@ -144,4 +145,4 @@ def _checked(name: str, text: str) -> Any:
     try:
         return getattr(Recipe.model_validate(given), name)
     except ValidationError as error:
-        raise ValueError(f"{name}={text}: {error.errors()[0]['msg']}.") from None
+        raise InputError(f"{name}={text}: {error.errors()[0]['msg']}.") from None

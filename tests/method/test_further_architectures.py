@@ -77,7 +77,7 @@ def test_a_checkpoint_with_a_head_or_of_another_depth_is_told_by_its_names(archi
         ({"model_type": "mert_model", "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}}, "code of its own"),
         (
             {"model_type": "bert"},
-            "choose one of wav2vec2, hubert, wavlm, unispeech, unispeech-sat, data2vec-audio, wav2vec2-conformer, whisper",
+            "choose one of wav2vec2, hubert, wavlm, unispeech, unispeech-sat, data2vec-audio, wav2vec2-conf",
         ),
     ],
 )

@@ -27,7 +27,7 @@ ARCHITECTURES = ["whisper", "audio-spectrogram-transformer"]
 @pytest.mark.parametrize("samples", [16_000, 9_123, 3_000])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_spectrogram_is_that_of_the_models_own_extractor(architecture: str, samples: int) -> None:
-    full = {
+    full: dict[str, Any] = {
         "whisper": (transformers.WhisperFeatureExtractor(), {"max_source_positions": 1500}),
         "audio-spectrogram-transformer": (
             transformers.ASTFeatureExtractor(),
@@ -62,7 +62,9 @@ def test_an_embedding_is_that_of_its_clip_alone(architecture: str) -> None:
 
 @pytest.mark.parametrize(("architecture", "frames"), [("whisper", 28), ("audio-spectrogram-transformer", 4)])
 def test_the_filling_is_left_out_of_the_mean(architecture: str, frames: int) -> None:
-    encoder = encoder_of(architecture)  # 9000 samples: 28 steps of 320; 54 columns of 160, in them 4 patches 10 apart
+    encoder: Any = encoder_of(
+        architecture
+    )  # 9000 samples: 28 steps of 320; 54 columns of 160, in them 4 patches 10 apart
     assert encoder.frame_count(9000) == frames
     waveforms, lengths = noise(1, 9000), torch.tensor([9000])
     with torch.no_grad():
@@ -119,7 +121,7 @@ def test_a_checkpoint_of_all_of_whisper_gives_its_encoder(tmp_path: Path) -> Non
     whole.save_pretrained(tmp_path)
     transformers.WhisperFeatureExtractor().save_pretrained(tmp_path)
     encoders.check(str(tmp_path))
-    encoder = encoders.load(str(tmp_path))
+    encoder: Any = encoders.load(str(tmp_path))
     waveforms = noise(1, 16_000)
     expected = whole.eval().model.encoder(encoder.spectrogram(waveforms, torch.tensor([16_000]))).last_hidden_state
     torch.testing.assert_close(encoder(waveforms), expected.mean(1))

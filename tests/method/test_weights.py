@@ -213,11 +213,11 @@ def test_backbones_with_names_pass_their_check() -> None:
 def test_the_hub_is_asked_for_the_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("usable", "other"):
         encoders.load("wav2vec2-random").save(tmp_path / name)
-    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "whisper"}))
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "clap"}))
     repositories = {f"org/{name}": tmp_path / name for name in ("usable", "other")}
     with hub.serving(monkeypatch, tmp_path / "cache", repositories) as served:
         encoders.check("org/usable")
-        with pytest.raises(InputError, match="org/other holds a 'whisper' model"):
+        with pytest.raises(InputError, match="org/other holds a 'clap' model"):
             encoders.check("org/other")
         assert set(served.fetched) == {"config.json", "preprocessor_config.json"}
         with pytest.raises(InputError, match="No weights for 'org/none'") as refused:

@@ -20,16 +20,16 @@ def command(folder: Path, *more: str, backbones: str) -> list[str]:
 def test_backbones_that_cannot_be_used_are_refused_together_before_anything_is_fetched_or_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
-    for name, change in (("whisper", {"model_type": "whisper"}), ("adapted", {"add_adapter": True}), ("good", {})):
+    for name, change in (("clap", {"model_type": "clap"}), ("adapted", {"add_adapter": True}), ("good", {})):
         encoders.load("wav2vec2-random").save(tmp_path / name)
         settings = json.loads((tmp_path / name / "config.json").read_text())
         (tmp_path / name / "config.json").write_text(json.dumps(settings | change))
-    named = f"org/whisper,{tmp_path / 'adapted'},org/good"
-    repositories = {f"org/{name}": tmp_path / name for name in ("whisper", "good")}
+    named = f"org/clap,{tmp_path / 'adapted'},org/good"
+    repositories = {f"org/{name}": tmp_path / name for name in ("clap", "good")}
     with hub.serving(monkeypatch, tmp_path / "cache", repositories) as served:
         assert grid.main(command(tmp_path, *more, backbones=named)) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert [line.split()[1] for line in lines] == ["org/whisper", str(tmp_path / "adapted")]
+    assert [line.split()[1] for line in lines] == ["org/clap", str(tmp_path / "adapted")]
     assert "model.safetensors" not in served.fetched
     assert not (tmp_path / "storage" / "prepared").exists()
 
