@@ -376,13 +376,20 @@ class Sweep:
         keys = [run.assignment.key for run in candidate.runs] if candidate else []
         best = [
             cell_page.Scored(
-                self.tracker.run_id(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0
+                self._run_of(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0
             )
             for trial in ranked[: cell_page.MOST_TRIALS]
         ]
         if candidate:
             self.tracker.cell(cell.name, tags=cell.tags | cell_page.winning(candidate, list(ranked[0].params)))
-        confirmed = [self.tracker.run_id(key) for key in keys]
+        confirmed = [self._run_of(key) for key in keys]
         note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares)
         numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
         return numbers, "\n\n".join(part for part in (note, references.note(cell.base.dataset)) if part)
+
+    def _run_of(self, key: str) -> str | None:
+        """Its run in MLflow; a page lacks a link where there is none, or MLflow is away."""
+        try:
+            return self.tracker.run_id(key)
+        except Exception:  # whatever a server or a network can do
+            return None

@@ -13,9 +13,9 @@ WINNING = "best_{setting}"  # tags of the cell's run: MLflow lets no parameter c
 
 @dataclass(frozen=True)
 class Scored:
-    """A trial that completed, and its run in MLflow."""
+    """A trial that completed, and its run in MLflow; None where MLflow has lost it."""
 
-    run: str
+    run: str | None
     name: str
     params: Mapping[str, Any]
     score: float
@@ -24,7 +24,7 @@ class Scored:
 def note(
     experiment: str,
     candidate: Candidate | None,
-    runs: Sequence[str],
+    runs: Sequence[str | None],
     trials: Sequence[Scored],
     count: int,
     importances: Mapping[str, float],
@@ -47,7 +47,7 @@ def winning(candidate: Candidate, settings: Sequence[str]) -> dict[str, str]:
     return {WINNING.format(setting=name): str(getattr(recipe, name)) for name in settings}
 
 
-def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str]) -> str:
+def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str | None]) -> str:
     recipe = candidate.runs[0].recipe
     settings = ", ".join(f"{name} {_shown(getattr(recipe, name))}" for name in mlflow_page.SEARCHED)
     lines = [
@@ -60,23 +60,28 @@ def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str]) -> st
         ends = [one.metrics.get(f"test_{candidate.metric}_{end}") for end in ("low", "high")]
         interval = " to ".join(f"{end:.4f}" for end in ends if end is not None)
         name = f"seed {one.recipe.seed}, fold {one.recipe.fold}"
-        link = mlflow_page.run_link(experiment, run)
-        lines.append(f"| [{name}]({link}) | {one.valid:.4f} | {one.test:.4f} | {interval} |")
+        lines.append(f"| {_linked(experiment, name, run)} | {one.valid:.4f} | {one.test:.4f} | {interval} |")
     best = runs[candidate.runs.index(candidate.best_run)]
-    picture = mlflow_page.artefact(best, "confusion.png")
-    return "\n".join([*lines, "", f"![confusion on test of the best run on validation]({picture})"])
+    if best is not None:
+        picture = mlflow_page.artefact(best, "confusion.png")
+        lines += ["", f"![confusion on test of the best run on validation]({picture})"]
+    return "\n".join(lines)
 
 
 def _table_of_trials(experiment: str, trials: Sequence[Scored], count: int) -> str:
     settings = list(trials[0].params)
     heads = ["trial", "validation", *settings]
     rows = [
-        [f"[{one.name}]({mlflow_page.run_link(experiment, one.run)})", f"{one.score:.4f}"]
+        [_linked(experiment, one.name, one.run), f"{one.score:.4f}"]
         + [_shown(one.params.get(name)) for name in settings]
         for one in trials
     ]
     lines = ["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows]]
     return "\n".join([f"The best {len(trials)} of {count} complete trials:", "", *lines])
+
+
+def _linked(experiment: str, name: str, run: str | None) -> str:
+    return name if run is None else f"[{name}]({mlflow_page.run_link(experiment, run)})"
 
 
 def _shown(value: Any) -> str:

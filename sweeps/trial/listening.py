@@ -150,7 +150,7 @@ def _scores(said: Said) -> str:
 
 def _page(said: Said, chosen: Sequence[int], heard: Sequence[bytes]) -> str:
     """One page that needs nothing beside it: MLflow shows pages in a frame that loads nothing."""
-    heads = ("", "listen", "label", "prediction", "neighbours", "probability of the label", "group", "clip", "")
+    heads = ("", "listen", "label", "prediction", "neighbours", "", "probability of the label", "group", "clip")
     rows = []
     for place, (clip, audio) in enumerate(zip(chosen, heard, strict=True), start=1):
         sound = f"data:audio/flac;base64,{base64.b64encode(audio).decode()}"
@@ -158,10 +158,10 @@ def _page(said: Said, chosen: Sequence[int], heard: Sequence[bytes]) -> str:
             said.labels(said.truth, clip),
             said.labels(said.predicted, clip),
             said.labels(said.neighbours, clip),
+            "suspected wrong label" if said.suspected[clip] else "",
             f"{(-said.surprise[clip]).exp():.1%}",
             said.predictions.groups[clip] or "",
             said.predictions.keys[clip],
-            "suspected wrong label" if said.suspected[clip] else "",
         ]
         cells = [str(place), f'<audio controls preload="metadata" src="{sound}"></audio>', *map(html.escape, words)]
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))

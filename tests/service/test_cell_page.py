@@ -30,6 +30,13 @@ def test_a_cell_says_what_won_and_links_to_its_runs(candidate: Candidate) -> Non
     assert cell_page.winning(candidate, ["batch_size"]) == {"best_batch_size": str(recipe.batch_size)}
 
 
+def test_a_run_that_mlflow_has_lost_is_named_without_a_link(candidate: Candidate) -> None:
+    trials = [cell_page.Scored(None, "007", {"batch_size": 16}, 0.91)]
+    note = cell_page.note("3", candidate, [None, None], trials, 1, {})
+    assert "| 007 | 0.9100 | 16 |" in note
+    assert "get-artifact" not in note
+
+
 def test_a_cell_without_a_confirmed_trial_says_so() -> None:
     assert cell_page.note("3", None, [], [], 0, {}).startswith("**No trial was confirmed on test.**")
 

@@ -1,5 +1,6 @@
 """What people see in MLflow's own pages, in Chromium: one server, of sweeps/ui.py, on one small sweep."""
 
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,7 @@ class Site:
 
     process: "subprocess.Popen[str]"
     link: str
+    uri: str
     runs: dict[str, str]  # names -> ids
 
     @property
@@ -108,7 +110,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with subprocess.Popen(command, cwd=blocks.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         link = next(line.strip() for line in process.stdout if "http" in line)
-        yield Site(process, link, {str(run.info.run_name): run.info.run_id for run in found})
+        yield Site(
+            process, link, server.database_in(storage), {str(run.info.run_name): run.info.run_id for run in found}
+        )
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
 
@@ -146,6 +150,8 @@ def test_a_confirmation_says_where_it_comes_from_and_has_its_mistakes(site: Site
 
 def test_a_champion_has_a_card(site: Site) -> None:
     seen(f"{site.address}/#/models/audioconfit-tones", "The best probe of", "95 per cent interval", "load_model")
+    (logged,) = MlflowClient(tracking_uri=site.uri).search_logged_models(["1"])
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "audioconfit-tones", "version": "1"}]
 
 
 def test_ctrl_c_ends_the_server_and_all_that_it_started(site: Site) -> None:
