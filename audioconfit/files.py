@@ -1,5 +1,5 @@
 """Files: the one way to write a file or a folder whole. A reader, and whoever comes after a crash, finds the old
-content or the new one, and nothing in between.
+content or the new one, and nothing in between. And the one way to have a place for oneself.
 """
 
 import os
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -30,6 +32,13 @@ def whole(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time is in the block for the lock `path`; the next one waits. The lock ends with its process."""
+    with FileLock(path):
+        yield
+
+
 def write(path: Path, text: str) -> None:
     """A whole text file, UTF-8."""
     with whole(path) as temporary:
@@ -45,7 +54,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+    descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes for writers only
     try:
         os.fsync(descriptor)
     finally:
