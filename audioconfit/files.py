@@ -1,5 +1,5 @@
 """Files: the one way to write a file or a folder whole. A reader, and whoever comes after a crash, finds the old
-content or the new one, and nothing in between.
+content or the new one, and nothing in between. And the one way to have a place for oneself.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any
 from audioconfit.errors import InputError
 
 SUMS = "sums.json"  # size and checksum of each file of its folder
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -35,6 +37,13 @@ def whole(path: Path) -> Iterator[Path]:
         _rename(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time is in the block for the lock `path`; the next one waits. The lock ends with its process."""
+    with FileLock(path):
+        yield
 
 
 def write(path: Path, text: str) -> None:
@@ -93,7 +102,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+    descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes for writers only
     try:
         os.fsync(descriptor)
     finally:

@@ -1,9 +1,14 @@
 """Memory: how much of it this process may still take, on the CPU or on a GPU."""
 
-import resource
+import os
 from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 ENDLESS = 2**60  # bytes; what no limit amounts to
 CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
@@ -18,7 +23,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _of_machine() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    """Where the system does not say what is free: half of what there is, and where it does not say that, nothing, so
+    that nothing is held.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # no Linux
+        pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
+        return 0 if pages is None else os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2
+    for line in lines:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return int(value.split()[0]) * 1024
@@ -35,6 +48,8 @@ def _of_container(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _of_process() -> int:
+    if resource is None or not Path("/proc/self/status").exists():
+        return ENDLESS
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     limits = ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
     left = [

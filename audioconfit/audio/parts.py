@@ -5,7 +5,6 @@ Before each clip its number goes into `00007.at`: a native decoder that crashes 
 the next one finds the suspect there and decodes it in a process of its own, whose end is its answer.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -49,9 +48,8 @@ def prepare_part(folder: Path, number: int) -> int:
     """
     clips = _plan(folder, (folder / PLAN).stat().st_mtime_ns)[number * PART_CLIPS : (number + 1) * PART_CLIPS]
     if read_part(folder, number) is None:
-        journal = folder / f"{number:05d}.at"
-        with journal.open("a+b") as marks:
-            fcntl.flock(marks, fcntl.LOCK_EX)  # a task that a cluster handed out twice waits and finds it done
+        # A task that a cluster handed out twice waits and finds it done.
+        with files.locked(folder / f"{number:05d}.lock"), (folder / f"{number:05d}.at").open("a+b") as marks:
             if read_part(folder, number) is None:
                 _decode_part(folder, number, clips, marks.fileno())
     return len(clips)
@@ -74,7 +72,8 @@ def _plan(folder: Path, modified: int) -> tuple[Clip, ...]:
 
 
 def _decode_part(folder: Path, number: int, clips: Iterable[Clip], journal: int) -> None:
-    begun = os.pread(journal, 1 << 16, 0)
+    os.lseek(journal, 0, os.SEEK_SET)
+    begun = os.read(journal, 1 << 16)
     suspects = {int(word) for word in begun.split()}
     entries: list[list[Any]] = []
     with files.whole(folder / f"{number:05d}.i16") as temporary, temporary.open("wb") as out:
@@ -95,7 +94,11 @@ def _decode_part(folder: Path, number: int, clips: Iterable[Clip], journal: int)
 
 
 def _decode_in_time(clip: Clip) -> Kept:
-    """Decode here. SIGALRM's default action ends the process where Python's handlers would wait for native code."""
+    """Decode here. SIGALRM's default action ends the process where Python's handlers would wait for native code; where
+    there is no such signal (Windows), a clip that hangs is waited for.
+    """
+    if not hasattr(signal, "setitimer"):
+        return keep(clip)
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:  # someone else's alarm clock
         return keep(clip)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
@@ -129,8 +132,9 @@ def _rounded(decoded: Decoded) -> Int16[ndarray, " samples"]:
 
 def _decode_alone(clip: Clip) -> Kept:
     """Decode in a process of its own, whose crash or hang is the clip's fault."""
-    with tempfile.NamedTemporaryFile(suffix=".i16") as out:
-        command = worker_command("alone", json.dumps(rows_of([clip])), out.name)
+    with tempfile.TemporaryDirectory() as folder:  # not an open file, which Windows lets nobody else write
+        out = Path(folder) / "clip.i16"
+        command = worker_command("alone", json.dumps(rows_of([clip])), str(out))
         try:
             timeout = STARTING_SECONDS + PATIENCE_SECONDS
             done = subprocess.run(command, env=worker_environment(), capture_output=True, timeout=timeout)
@@ -140,7 +144,7 @@ def _decode_alone(clip: Clip) -> Kept:
             raise Unreadable(f"not audio: crashes the decoder ({signal.Signals(-done.returncode).name})")
         if done.returncode:
             raise Unreadable(done.stderr.decode(errors="replace").strip().splitlines()[-1])
-        return np.fromfile(out.name, np.int16), int(done.stdout)
+        return np.fromfile(out, np.int16), int(done.stdout)
 
 
 def worker_command(*words: str) -> list[str]:

@@ -5,7 +5,6 @@ download.fetch("esc50", data, progress=lambda done, total: ...)      # bytes
 Pooch does not do this: its HTTP downloader opens the file anew ("w+b") and sends no Range, so it cannot resume.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from urllib.parse import quote
 from audioconfit.corpora import CORPORA
 from audioconfit.corpora.sources import Archive, Hub, Source
 from audioconfit.errors import InputError
+from audioconfit.files import locked
 
 Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
@@ -66,8 +66,7 @@ def fetch(name: str, data: Path, *, progress: Progress | None = None) -> Path:
         raise InputError(f"{place} exists and does not hold {source.title}; move it away or fill it by hand.")
     unfinished = data / f".{source.name}.partial"
     unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(unfinished / "lock"):
         if source.find(data) is None:
             _fetch(source, source.download, unfinished, place, progress or (lambda done, total: None))
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,7 +2,10 @@
 predicts.
 """
 
+import io
 import json
+import wave
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,17 +13,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
+import numpy as np
+import pandas
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array, Map
+from mlflow.types.schema import Array, Object, Property
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import audioconfit
-from audioconfit.classifier import Classifier
+from audioconfit.audio import SAMPLE_RATE
+from audioconfit.classifier import DESCRIPTION, Classifier
 from sweeps import identity
 from sweeps.identity import Identity
 from sweeps.outcome import card
@@ -40,6 +46,7 @@ NEEDED = (
     "torch",
     "torchaudio",
     "transformers",
+    "filelock",
     "huggingface-hub",
     "safetensors",
     "soundfile",
@@ -51,20 +58,6 @@ NEEDED = (
     "jaxtyping",
     "pyyaml",
     "rich",
-)
-
-# Bytes of a recording and no path: a caller of the server must not be able to name the server's files.
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "audio")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label", required=False),
-            ColSpec(DataType.double, "probability", required=False),
-            ColSpec(Array(DataType.string), "labels", required=False),
-            ColSpec(Map(DataType.double), "probabilities", required=False),
-            ColSpec(DataType.string, "error", required=False),
-        ]
-    ),
 )
 
 
@@ -155,16 +148,48 @@ def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInf
 
 def contents(folder: Path) -> dict[str, Any]:
     """What an MLflow model of the classifier in `folder` consists of, as `log_model` and `save_model` take it: our
-    code, and the versions of what it needs that run here. Loads where AudioConFit is not installed.
+    code, the versions of what it needs that run here, an example, and its classes. Loads where AudioConFit is not
+    installed.
     """
+    classes = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"]
     return {
         "python_model": str(SERVED),
         "artifacts": {"classifier": str(folder)},
-        "signature": SIGNATURE,
+        "signature": signature(classes),
+        "input_example": example(),
+        "metadata": {"classes": classes},
         # Without what follows a plus: no index has a build such as 2.11.0+cpu.
         "pip_requirements": [f"{name}=={metadata.version(name).split('+')[0]}" for name in NEEDED],
         "code_paths": [str(Path(audioconfit.__file__).parent)],
     }
+
+
+def signature(classes: Sequence[str]) -> ModelSignature:
+    """Bytes of a recording and no path: a caller of the server must not be able to name the server's files. The label
+    set is in the answer: a probability by the name of each class.
+    """
+    probabilities = Object([Property(label, DataType.double) for label in classes])
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "audio")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "label", required=False),
+                ColSpec(DataType.double, "probability", required=False),
+                ColSpec(Array(DataType.string), "labels", required=False),
+                ColSpec(probabilities, "probabilities", required=False),
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
+    )
+
+
+def example() -> pandas.DataFrame:
+    """A second of a tone, as a recording's bytes: what a caller sends."""
+    phases = 2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    with wave.open(recording := io.BytesIO(), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", "NONE"))
+        file.writeframes((8000 * np.sin(phases)).astype("<i2").tobytes())
+    return pandas.DataFrame({"audio": [recording.getvalue()]})
 
 
 def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[str, str], why: str) -> str:

@@ -125,10 +125,11 @@ def test_the_same_probabilities_everywhere(tmp_path: Path, capsys: pytest.Captur
     paths = cut(corpus, tmp_path / "long", 4.0)
     ours = [named.probabilities for named in model.predict(paths)]
     rows = piped(tmp_path / "transformers", paths)
-    apart = [furthest(one, other) for one, other in zip(ours, rows, strict=True)]
+    differences = [furthest(one, other) for one, other in zip(ours, rows, strict=True)]
     agreed = sum(max(one, key=one.get) == max(other, key=other.get) for one, other in zip(ours, rows, strict=True))
     with capsys.disabled():
-        print(f"\n{kind}: clips of several chunks: at most {max(apart):.3f}, {agreed} of {len(paths)} labels the same")
+        print(f"\n{kind}: of several chunks: at most {max(differences):.3f} apart,", end=" ")
+        print(f"{agreed} of {len(paths)} labels alike")
     served = over_http(tmp_path / "model", paths)
     assert max(furthest(one, other) for one, other in zip(ours, served, strict=True)) < 1e-5
-    assert max(apart) > 1e-4
+    assert max(differences) > 1e-4

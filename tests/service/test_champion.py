@@ -59,6 +59,19 @@ def test_every_input_format_is_answered_and_what_is_no_recording_is_named_in_its
     assert broken["error"] == "not audio: no decoder knows its format"
 
 
+def test_the_model_carries_its_label_set_and_an_example_that_it_answers(tmp_path: Path) -> None:
+    server = serve(made(), tmp_path)
+    about = mlflow.models.get_model_info(str(tmp_path / "model"))
+    (probabilities,) = (column for column in about.signature.outputs.inputs if column.name == "probabilities")
+    assert sorted(label.name for label in probabilities.type.properties) == sorted(CLASSES)
+    assert about.metadata["classes"] == list(CLASSES)
+    sent = (tmp_path / "model" / "serving_input_example.json").read_text()
+    answer = server.post("/invocations", content=sent, headers={"Content-Type": "application/json"})
+    (row,) = answer.json()["predictions"]
+    assert row["label"] in CLASSES
+    assert row["error"] is None
+
+
 def test_a_table_without_recordings_is_a_400_and_a_path_is_opened_by_nobody(server: TestClient, tmp_path: Path) -> None:
     assert server.post("/invocations", json={"dataframe_records": [{"sound": "x"}]}).status_code == 400
     answer = server.post("/invocations", json={"dataframe_records": [{"audio": str(recording(tmp_path))}]})

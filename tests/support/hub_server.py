@@ -75,9 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """What leads to a commit, and the commit."""
-        body = (
-            self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunks()
-        )
+        body = self._body()
         path = unquote(self.path.split("?")[0])
         self.hub.requests.append((self.command, path, None))
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
