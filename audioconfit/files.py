@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from audioconfit.errors import InputError
 
 SUMS = "sums.json"  # size and checksum of each file of its folder
-
-from filelock import FileLock
 
 
 @contextmanager
