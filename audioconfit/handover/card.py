@@ -1,6 +1,7 @@
 """The model card: a README.md with the hub's metadata, from what a classifier knows of itself."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -44,7 +45,7 @@ def _front(description: dict[str, Any], name: str, *, library: str) -> str:
     }
     known = BACKBONES.get(description["backbone"])
     source = known.source if known else description["backbone"]
-    if source.count("/") == 1 and not source.startswith(("/", ".", "~")):  # a repository of the hub
+    if _is_of_the_hub(source):
         front["base_model"] = source
     if numbers := _numbers(about.get("metrics", {}), "test"):
         dataset = about["recipe"]["dataset"]
@@ -57,6 +58,16 @@ def _front(description: dict[str, Any], name: str, *, library: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
 
 
+def _is_of_the_hub(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith(("/", ".", "~"))
+
+
+def _backbone(description: dict[str, Any]) -> str:
+    """Its name; of a folder the last one, for a card may go public."""
+    name: str = description["backbone"]
+    return name if _is_of_the_hub(name) else PurePath(name).name
+
+
 def _purpose(description: dict[str, Any]) -> Iterator[str]:
     recipe, classes = description["about"].get("recipe", {}), description["classes"]
     corpus = CORPORA.get(recipe.get("dataset", ""))
@@ -67,7 +78,7 @@ def _purpose(description: dict[str, Any]) -> Iterator[str]:
         "frozen": "as it was, a linear probe on its features",
     }.get(recipe.get("method", ""), "with a linear probe")
     several = "any number of" if description["thresholds"] else "one of"
-    yield f"{task}: {several} {len(classes)} classes. Backbone: {description['backbone']}, {how}. Made by AudioConFit."
+    yield f"{task}: {several} {len(classes)} classes. Backbone: {_backbone(description)}, {how}. Made by AudioConFit."
     shown = ", ".join(f"`{label}`" for label in classes[:50]) + (", ..." if len(classes) > 50 else "")
     yield f"Classes: {shown}."
     if recipe:
@@ -133,7 +144,8 @@ def _table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 def _recipe(about: dict[str, Any]) -> Iterator[str]:
     if recipe := about.get("recipe"):
         yield "## Recipe"
-        shown = "\n".join(f"{name}: {value}" for name, value in recipe.items() if value not in (None, "", []))
+        fields = recipe | {"backbone": _backbone(recipe)}
+        shown = "\n".join(f"{name}: {value}" for name, value in fields.items() if value not in (None, "", []))
         yield f"Signature {about['signature']}.\n\n```text\n{shown}\n```"
 
 
@@ -146,7 +158,7 @@ def _limits(description: dict[str, Any]) -> Iterator[str]:
     ) + (
         "- The scores hold for recordings like those that it was tested on: other microphones, rooms, languages and "
         "speakers were not tried unless the corpus has them.\n"
-        f"- The licence of the weights follows from those of the backbone ({description['backbone']}) and of the "
+        f"- The licence of the weights follows from those of the backbone ({_backbone(description)}) and of the "
         "recordings; check both before you pass it on."
     )
 
