@@ -3,6 +3,7 @@
 `audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
 `audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
 `audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
+`audioconfit enrol MODEL NAME FILES|FOLDERS --out FOLDER`: a class more, from a few recordings and without training.
 `audioconfit serve MODEL`: the same over HTTP, with a page that takes a file or the microphone.
 `audioconfit export MODEL OUT --to transformers|onnx`: a checkpoint, or a graph, with a card; needs none of our code.
 `audioconfit pretrain NAME --out FOLDER`: one of our own backbones, from nothing; 20 minutes on one core.
@@ -34,7 +35,7 @@ from audioconfit import audio, backbones, catalogue, classifier, corpora, errors
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.encoders import sequence_classifier
 from audioconfit.errors import InputError
-from audioconfit.handover import models, onnx_graph, predicting, pushing, serving, trying
+from audioconfit.handover import enrolling, models, onnx_graph, predicting, pushing, serving, trying
 from audioconfit.pretraining import ARCHITECTURES, STEPS, Setting, held_out
 from audioconfit.pretraining.held_out import Embed
 
@@ -89,6 +90,14 @@ def _add_models(commands: Any) -> None:
     naming.add_argument("--top-k", type=int, default=1, metavar="K", help="classes to show (default: 1)")
     naming.add_argument("--segments", type=float, metavar="SECONDS", help="a prediction per stretch of this length")
     naming.set_defaults(run=_predict, form="table")
+    adding = commands.add_parser("enrol", help="add a class to a trained model from a few recordings of it")
+    adding.add_argument("model", metavar="MODEL", **model)
+    adding.add_argument("name", metavar="NAME", help="of the class, which the model does not have")
+    adding.add_argument("recordings", metavar="FILE|FOLDER|-", nargs="+", help="of that class; about five")
+    adding.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier export")
+    adding.add_argument("--on", metavar="CORPUS", help="its corpus, on whose test clips both models are tried")
+    adding.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
+    adding.set_defaults(run=_enrol)
     listening = commands.add_parser("serve", help="name recordings over HTTP, with a page for a browser")
     listening.add_argument("model", metavar="MODEL", **model)
     listening.add_argument(
@@ -136,6 +145,24 @@ def _predict(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"{failed} of {len(found)} recordings could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    classifier.check_free(arguments.out)
+    found = predicting.recordings(arguments.recordings)
+    model = models.load(arguments.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    heard = trying.heard(model, arguments.on, arguments.data) if arguments.on else []
+    enrolled = enrolling.enrol(model, arguments.name, found, device=device)
+    enrolled.model.save(arguments.out)
+    several = "recording" if enrolled.clips == 1 else "recordings"
+    print(f"{arguments.out} knows {enrolled.model.classes[-1]} too, from {enrolled.clips} {several}.")
+    if enrolled.clips > 1:
+        print(f"By the others alone {enrolled.found_again} of the {enrolled.clips} would have been named so.")
+    if heard:
+        before, after = (enrolling.right(one, heard, device=device) for one in (model, enrolled.model))
+        print(f"On the {len(heard)} test clips of {arguments.on}, accuracy {before:.4f} before and {after:.4f} now.")
+    return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:

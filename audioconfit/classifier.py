@@ -73,12 +73,23 @@ class Classifier:
         Raises:
             InputError: it is no audio, or shorter than the encoder's receptive field.
         """
-        name = recording.name if isinstance(recording, Path) else "The recording"
-        try:
-            samples = self._decoded(recording)
-        except audio.Unreadable as fault:
-            raise InputError(f"{name}: {fault}") from None
-        return self.probe.probabilities(self._embeddings([samples], "cpu"))[0]
+        return self.probe.probabilities(self.embed([recording]))[0]
+
+    def embed(self, recordings: Sequence[Recording], *, device: str = "cpu") -> Float[Tensor, "recordings *layers dim"]:
+        """What the probe reads of each recording, chunks averaged.
+
+        Raises:
+            InputError: one is no audio, cannot be read, or is shorter than the encoder's receptive field.
+        """
+        waveforms = []
+        for recording in recordings:
+            source = recording if isinstance(recording, bytes) else Path(recording)
+            try:
+                waveforms.append(self._decoded(source))
+            except (audio.Unreadable, OSError) as fault:
+                name = "The recording" if isinstance(source, bytes) else source.name
+                raise InputError(f"{name}: {fault}") from None
+        return self.embed_samples(waveforms, device)
 
     def predict(
         self, recordings: Recording | Sequence[Recording], *, segment_seconds: float | None = None, device: str = "cpu"
@@ -155,7 +166,7 @@ class Classifier:
             for start, end in cuts
             if not isinstance(samples, str)
         ]
-        embeddings = self._embeddings(waveforms, device)
+        embeddings = self.embed_samples(waveforms, device)
         rows = iter(zip(self.probe.predict(embeddings), self.probe.probabilities(embeddings).tolist(), strict=True))
         for (name, samples), cuts in zip(group, stretches, strict=True):
             if isinstance(samples, str):
@@ -171,7 +182,8 @@ class Classifier:
         starts = range(0, len(samples) - self.encoder.receptive_field + 1, length)
         return list(zip(starts, [*starts[1:], len(samples)], strict=True))
 
-    def _embeddings(self, waveforms: Sequence[Samples], device: str) -> Float[Tensor, "rows *layers dim"]:
+    def embed_samples(self, waveforms: Sequence[Samples], device: str) -> Float[Tensor, "rows *layers dim"]:
+        """What the probe reads of decoded recordings."""
         keyed = {str(number): samples for number, samples in enumerate(waveforms)}
         return features.embed(
             self.encoder,

@@ -73,6 +73,16 @@ class Probe:
         """What it is worth on these clips."""
         return scores.score(side.labels, self.logits(side.embeddings), self.classes)
 
+    def with_class(self, name: str, embeddings: Float[Tensor, "clips *layers dim"]) -> "Probe":
+        """The probe with one class more, known from these clips alone and without training: its row is their mean, as
+        long as the other rows are on average, its bias the mean of theirs (imprinted weights; Qi, Brown and Lowe 2018,
+        "Low-shot learning with imprinted weights", without normalising each embedding).
+        """
+        mixed = embeddings if self.layers is None else mix(embeddings, self.layers)
+        row = F.normalize(((mixed - self.mean) / self.deviation).mean(0), dim=0) * self.weight.norm(dim=1).mean()
+        weight, bias = torch.cat([self.weight, row[None]]), torch.cat([self.bias, self.bias.mean()[None]])
+        return replace(self, classes=(*self.classes, name), weight=weight, bias=bias)
+
     def folded(self) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes"]]:
         """Weight and bias of embeddings as they are: the standardisation is inside, thresholds are not."""
         weight = self.weight.double() / self.deviation.double()

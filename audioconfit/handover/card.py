@@ -81,6 +81,9 @@ def _purpose(description: dict[str, Any]) -> Iterator[str]:
     yield f"{task}: {several} {len(classes)} classes. Backbone: {_backbone(description)}, {how}. Made by AudioConFit."
     shown = ", ".join(f"`{label}`" for label in classes[:50]) + (", ..." if len(classes) > 50 else "")
     yield f"Classes: {shown}."
+    for name, count in description["about"].get("enrolled", {}).items():
+        clips = "recording" if count == 1 else "recordings"
+        yield f"It was not trained on `{name}`: that class was added from {count} {clips} (`audioconfit enrol`)."
     if recipe:
         said = description["about"].get("protocol") or recipe.get("protocol") or "the corpus' own"
         licence = f" Licence of the recordings: {corpus.licence} ({corpus.homepage})." if corpus else ""

@@ -90,6 +90,11 @@ class Candidate:
         return f"{score} ({low:.2f}–{high:.2f})" if nats else f"{score} ({100 * low:.0f}–{100 * high:.0f})"
 
     @property
+    def over(self) -> str:
+        """What its runs differ in: "3 seeds", "5 folds"."""
+        return f"{len(self.runs)} {'folds' if len({run.recipe.fold for run in self.runs}) > 1 else 'seeds'}"
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 per cent interval of the metric on the test clips of the run that is handed over; None in runs that
         were confirmed before there were intervals.
@@ -153,10 +158,9 @@ def explain(winner: Candidate, candidates: Sequence[Candidate], race: Race | Non
 
 
 def _by_validation(winner: Candidate, candidates: Sequence[Candidate]) -> str:
-    over = "folds" if len({run.recipe.fold for run in winner.runs}) > 1 else "seeds"
     said = (
         f"{winner.backbone} ({winner.method}) has the highest mean validation score on {winner.dataset}: "
-        f"{winner.valid:.4f} over {len(winner.runs)} {over}."
+        f"{winner.valid:.4f} over {winner.over}."
     )
     others = [candidate for candidate in candidates if candidate.cell != winner.cell]
     if not others:

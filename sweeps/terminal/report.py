@@ -175,10 +175,9 @@ def _heading(candidates: Iterable[Candidate]) -> str:
 def _legend(candidates: Sequence[Candidate]) -> str:
     """What the numbers beside a score are."""
     said = ["In per cent"]
-    counts = {len(candidate.runs) for candidate in candidates if len(candidate.runs) > 1}
-    if counts:
-        over = "folds" if any(len({run.recipe.fold for run in one.runs}) > 1 for one in candidates) else "seeds"
-        said.append(f"± the standard deviation over {' or '.join(map(str, sorted(counts)))} {over}")
+    over = sorted({candidate.over for candidate in candidates if len(candidate.runs) > 1})
+    if over:
+        said.append(f"± the standard deviation over {' or '.join(over)}")
     if any(len(candidate.runs) == 1 and candidate.interval for candidate in candidates):
         said.append("in brackets the 95 per cent interval of a single run")
     return ", ".join([*said, "* the champion of its dataset"]) + "."
