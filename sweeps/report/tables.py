@@ -131,14 +131,15 @@ def _accuracies(records: Sequence[Record]) -> Table:
             row.append(one.shown if one else "not confirmed" if (*line, dataset) in wanted else None)
         rows.append(row)
     metrics = " and ".join(sorted({one.metric for one in found.values()})) or "scores"
-    title = f"Table 2. Test {metrics}, mean ± standard deviation over seeds or folds (one run: 95 per cent interval)"
+    title = f"Table 2. Test {metrics}"
     heads = (*(["sweep"] if several else []), "backbone", "method", *datasets)
     return Table(
         "table2",
         title,
         heads,
         rows,
-        "In per cent, the log loss in nats. The best of a dataset stands out.",
+        "Mean ± standard deviation over seeds or folds, of a single run its 95 per cent interval; in per cent, the log "
+        "loss in nats. The best of a dataset stands out.",
         frozenset(marked),
     )
 
