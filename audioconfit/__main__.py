@@ -10,7 +10,6 @@
 """
 
 import argparse
-import contextlib
 import statistics
 import sys
 import tempfile
@@ -175,8 +174,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     with serving.listening(model, host=arguments.host, port=arguments.port, limits=limits, device=device) as server:
         host, port = server.server_address[:2]
         print(f"{arguments.model}: http://{host!s}:{port}/ (Ctrl-C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        serving.until_told(server)
     return 0
 
 

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -39,7 +38,8 @@ def _show(asked: argparse.Namespace, console: Console) -> int:
         console.print(mlflow_page.link(uri, experiment), soft_wrap=True)
         return 0
     port = server.free_port(asked.port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell that started it behind itself ignores the first
+        signal.signal(number, signal.default_int_handler)
     try:
         console.print("MLflow's server is starting; this takes half a minute.")
         with server.running(uri, port) as served:
@@ -49,10 +49,6 @@ def _show(asked: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         console.print("The server has ended.")
     return 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

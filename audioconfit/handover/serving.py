@@ -7,6 +7,7 @@ batch. Recordings stay in memory and are forgotten with their answer. A decoder 
 
 import json
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -283,6 +284,20 @@ def listening(
     finally:
         server.server_close()
         desk.close()
+
+
+def until_told(server: Server) -> None:
+    """Serves until Ctrl-C or SIGTERM, also where a shell that started it behind itself had told it to ignore the
+    first.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _number(asked: dict[str, str], name: str, kind: type[int] | type[float]) -> Any:

@@ -164,8 +164,9 @@ def test_one_that_breaks_the_batch_leaves_the_others_their_answers(tmp_path: Pat
 
 @contextmanager
 def running(model: Path, *words: str) -> Iterator[tuple[str, int]]:
-    """`audioconfit serve` in a process of its own: its address and process id."""
-    command = [sys.executable, "-m", "audioconfit", "serve", str(model), "--port", "0", *words]
+    """`audioconfit serve` in a process of its own, started as by a shell behind itself: its address and process id."""
+    serve = [sys.executable, "-m", "audioconfit", "serve", str(model), "--port", "0", *words]
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *serve]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
