@@ -57,11 +57,14 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """What nohup, or whoever started us, told us to ignore stays ignored. Only the main thread has handlers."""
+    """SIGHUP, which nohup tells us to ignore, stays ignored; Ctrl-C does not, which shells have whatever they start
+    behind themselves ignore, so that `kill -INT` ends a sweep in a script. Only the main thread has handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    wanted = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
     before = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield

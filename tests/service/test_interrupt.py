@@ -42,6 +42,16 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_ctrl_c_winds_down_though_the_shell_that_started_us_behind_itself_ignores_it() -> None:
+    before, winding = signal.signal(signal.SIGINT, signal.SIG_IGN), threading.Event()
+    try:
+        with interrupt.on_interrupt(winding.set):
+            signal.raise_signal(signal.SIGINT)
+            assert winding.wait(10.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_rays_own_handler_does_not_take_the_place_of_ours() -> None:
     winding = threading.Event()
     with interrupt.on_interrupt(winding.set):
