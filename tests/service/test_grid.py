@@ -166,7 +166,9 @@ def test_the_papers_tables_and_figures_are_made_from_a_finished_sweep(
     assert paper.main(["--storage", str(swept), "--name", "try", "--out", str(tmp_path / "paper")]) == 0
     page = (tmp_path / "paper" / "paper.md").read_text()
     result = json.loads(next((swept / "try" / "trials").glob("*-test-*/result.json")).read_text())
-    score = f"{100 * result['metrics']['test_score']:.2f} ± 0.00"
+    metrics = {name: 100 * value for name, value in result["metrics"].items()}
+    low, high = metrics["test_accuracy_low"], metrics["test_accuracy_high"]
+    score = f"{metrics['test_score']:.2f} ({low:.0f}–{high:.0f})"
     assert f"| {BACKBONE} | PairTune | **{score}** |" in page
     assert "| tones | 3 |" in page  # classes
     for picture in re.findall(r"!\[\]\((.+)\)", page):
@@ -328,7 +330,7 @@ def test_skip_missing_sweeps_over_what_is_there(tmp_path: Path, capsys: pytest.C
     assert grid.main([*everything, "--dry-run", "--skip-missing", "--backbones", BACKBONE]) == 0
     shown = capsys.readouterr().out
     assert "Left out: timit" in shown
-    assert "1 cells" in shown
+    assert "1 cell" in shown
 
 
 def test_a_class_with_one_clip_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,7 +375,7 @@ def test_a_storage_that_cannot_be_written_is_refused(
 def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert grid.main(command(tmp_path, "--dry-run", data=data, trials=9)) == 0
     said = capsys.readouterr().out
-    assert "1 cells, 9 trials" in said
+    assert "1 cell, 9 trials" in said
     assert "short calibration" in said
     row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-random.tones"))
     # batches, chunks; two different stages, both on four further folds, one confirmation
