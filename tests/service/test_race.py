@@ -184,7 +184,10 @@ def test_a_table_shows_per_cent_and_the_log_loss_in_nats(tmp_path: Path) -> None
     assert one.shown == "75.00 ± 0.00"
     cell = makers.cell(backbone="one", metric="log_loss")
     run = replace(confirmed(cell, tmp_path, 1, 30).runs[0], metrics={"valid_score": -0.5, "test_score": -0.25})
-    assert Candidate(cell.name, (run,), 1.0).shown == "0.250 ± 0.000"
+    assert Candidate(cell.name, (run, run), 1.0).shown == "0.250 ± 0.000"
+    assert Candidate(cell.name, (run,), 1.0).shown == "0.250"  # of one run there is no deviation, and here no interval
+    known = replace(run, metrics=run.metrics | {"test_log_loss_low": 0.2, "test_log_loss_high": 0.31})
+    assert Candidate(cell.name, (known,), 1.0).shown == "0.250 (0.20–0.31)"
 
 
 def test_what_a_race_came_to_is_written_down(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Driver:
             )
         self.orphans: set[int] = set()  # its workers when it was killed
 
-    def wait(self, timeout: float = 240.0) -> int:
+    def wait(self, timeout: float = 480.0) -> int:
         """Its exit code."""
         try:
             return self.process.wait(timeout)
@@ -67,7 +67,7 @@ class Driver:
             self.kill()
             raise AssertionError(f"the driver did not end in {timeout:.0f} s; it said:\n{self.said()}") from None
 
-    def until(self, condition: Callable[[], Any], timeout: float = 180.0) -> None:
+    def until(self, condition: Callable[[], Any], timeout: float = 360.0) -> None:
         """Returns as soon as the condition holds."""
         deadline = time.monotonic() + timeout
         while not condition():

@@ -12,7 +12,7 @@ import blocks
 import drivers
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_the_demos_champion_names_a_recording_as_the_readme_shows(tmp_path: Path) -> None:

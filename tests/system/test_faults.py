@@ -30,7 +30,7 @@ from sweeps.outcome import race
 from sweeps.request import resuming
 from sweeps.search.studies import STARTUP_TRIALS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TRIALS, EPOCHS = STARTUP_TRIALS + 4, 4
 
