@@ -201,12 +201,12 @@ def test_nothing_outside_can_be_reached(cluster: Cluster) -> None:
 def test_a_demand_for_a_gpu_brings_a_spot_worker(cluster: Cluster) -> None:
     task = "ray.remote(num_gpus=1)(ray.util.get_node_ip_address).remote()"
     submit(cluster, "gpu", "python", "-c", f'"import ray; ray.init(log_to_driver=False); print(ray.get({task}))"')
-    until(workers, seconds=120, what="a worker")
+    until(workers, seconds=240, what="a worker")
     (worker,) = cloud.running("worker")
     assert worker["InstanceLifecycle"] == "spot"
     assert worker["InstanceType"] == "g6.xlarge"
     assert_recorded(worker, "worker", disk_gigabytes=120)
-    until(lambda: worker["PrivateIpAddress"] in said(cluster, "gpu"), seconds=120, what="the task's answer")
+    until(lambda: worker["PrivateIpAddress"] in said(cluster, "gpu"), seconds=240, what="the task's answer")
 
 
 def test_a_sweep_survives_the_reclaim_of_its_spot_worker(cluster: Cluster) -> None:
@@ -218,12 +218,12 @@ def test_a_sweep_survives_the_reclaim_of_its_spot_worker(cluster: Cluster) -> No
         "--select holdout"
     )
     submit(cluster, drivers.NAME, sweep)
-    until(lambda: drivers.reported(storage, 0), seconds=240, what="a trial")
+    until(lambda: drivers.reported(storage, 0), seconds=480, what="a trial")
     (taken,) = workers()
     cloud.client("ec2").terminate_instances(InstanceIds=[taken])  # spot's two minutes' notice helps nobody here
-    until(lambda: set(workers()) - {taken}, seconds=300, what="another worker")
+    until(lambda: set(workers()) - {taken}, seconds=600, what="another worker")
 
-    until(lambda: "RUNNING" not in said(cluster, drivers.NAME), seconds=240, what="the end of the sweep")
+    until(lambda: "RUNNING" not in said(cluster, drivers.NAME), seconds=480, what="the end of the sweep")
     log = said(cluster, drivers.NAME)
     assert f"Job '{drivers.NAME}' succeeded" in log, log
     assert "audioconfit-tones version 1" in log
@@ -233,7 +233,7 @@ def test_a_sweep_survives_the_reclaim_of_its_spot_worker(cluster: Cluster) -> No
 
 
 def test_an_idle_worker_goes_away(cluster: Cluster) -> None:
-    until(lambda: not workers(), seconds=240, what="the end of the idle worker")
+    until(lambda: not workers(), seconds=480, what="the end of the idle worker")
     assert len(cloud.running()) == 1
 
 

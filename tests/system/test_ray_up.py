@@ -104,7 +104,7 @@ def processes(cluster: Cluster, address: str, what: str) -> list[str]:
 
 
 def until_gone(cluster: Cluster, address: str, what: str) -> None:
-    until(lambda: not processes(cluster, address, what), seconds=20, what=f"the end of {what} on {address}")
+    until(lambda: not processes(cluster, address, what), seconds=40, what=f"the end of {what} on {address}")
 
 
 def test_the_file_differs_from_ours_only_in_addresses_key_and_installation(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_all_machines_join_and_pass_the_preflight(cluster: Cluster) -> None:
     def joined() -> bool:
         return "3 local.cluster.node" in cluster.laptop.run("ray", "exec", cluster.file, "ray status")
 
-    until(joined, seconds=60, what="three nodes")
+    until(joined, seconds=120, what="three nodes")
     said = cluster.laptop.run("ray", "exec", cluster.file, "python ~/audioconfit/sweeps/preflight.py")
     assert "Nothing is wrong." in said
 
@@ -163,7 +163,7 @@ def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -
         return str(json.loads(answer(f"{DASHBOARD}/api/jobs/{name}/logs", token)[1])["logs"])
 
     with cluster.laptop.open("ray", "dashboard", cluster.file):
-        until(lambda: answer(f"{DASHBOARD}/")[0] == 200, seconds=60, what="the dashboard")
+        until(lambda: answer(f"{DASHBOARD}/")[0] == 200, seconds=120, what="the dashboard")
         for path in ("/api/jobs/", "/api/version", "/nodes?view=summary", "/api/cluster_status"):
             assert answer(DASHBOARD + path)[0] == 401, path
             assert answer(DASHBOARD + path, "0" * 64)[0] == 403, path
@@ -172,14 +172,14 @@ def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -
         cluster.laptop.run("ray", "job", "submit", "--no-wait", *where, "--", *sweep.split())
 
     # The laptop is closed. Two trials run; the machine of one of them dies.
-    until(lambda: drivers.reported(storage, 1) and drivers.reported(storage, 2), seconds=150, what="two trials")
+    until(lambda: drivers.reported(storage, 1) and drivers.reported(storage, 2), seconds=300, what="two trials")
     assert all(processes(cluster, address, "ray::RayTrainWorker") for address in WORKERS)
     cluster.hosts.kill(WORKERS[1])
     killed = time.time()
 
     with cluster.laptop.open("ray", "dashboard", cluster.file):
-        until(lambda: answer(f"{DASHBOARD}/")[0] == 200, seconds=60, what="the dashboard")
-        until(lambda: status() in ("SUCCEEDED", "FAILED", "STOPPED"), seconds=240, what="the end of the sweep")
+        until(lambda: answer(f"{DASHBOARD}/")[0] == 200, seconds=120, what="the dashboard")
+        until(lambda: status() in ("SUCCEEDED", "FAILED", "STOPPED"), seconds=480, what="the end of the sweep")
         assert status() == "SUCCEEDED", logs()
         assert "audioconfit-tones version 1" in logs()
     lost = [line for line in (storage / name / "slots.log").read_text().splitlines() if "its worker died" in line]
@@ -192,7 +192,7 @@ def test_a_sweep_is_submitted_and_a_machine_dies(cluster: Cluster, token: str) -
 @pytest.mark.parametrize("command", [["attach", "-p", "5000", "FILE"], ["exec", "-p", "5000", "FILE", "sleep 1d"]])
 def test_mlflow_is_opened_through_ssh_and_has_every_trial(cluster: Cluster, command: list[str]) -> None:
     with cluster.laptop.open("ray", *(cluster.file if word == "FILE" else word for word in command)):
-        until(lambda: answer(f"{MLFLOW}/health")[0] == 200, seconds=60, what="MLflow")
+        until(lambda: answer(f"{MLFLOW}/health")[0] == 200, seconds=120, what="MLflow")
         assert "<title>MLflow</title>" in answer(MLFLOW)[1]
         found = answer(f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name={drivers.NAME}")[1]
         body = {"experiment_ids": [json.loads(found)["experiment"]["experiment_id"]], "max_results": 100}
