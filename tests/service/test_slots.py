@@ -98,16 +98,12 @@ def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
     assert end is None
 
 
-class Short:
-    """A worker's actor, to be killed."""
-
-
 def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_reason() -> None:
     async def run() -> JobQueue:
         queue = JobQueue()
         for number in range(MOST_DEATHS):
             assert (await queue.status()).halted is None
-            actor: Any = ray.remote(Short).remote()
+            actor: Any = ray.remote(toys.Short).remote()
             await actor.__ray_ready__.remote()
             await queue.join("slot-0", 0, RankProcess(actor, number, None))
             ray.kill(actor)

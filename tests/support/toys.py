@@ -13,6 +13,10 @@ from sweeps.slots.worker import Tell
 from sweeps.trial.assignment import Assignment
 
 
+class Short:
+    """A worker's actor, to be killed. Here, for workers can import this module and no test's."""
+
+
 def work(task: dict[str, Any], tell: Tell) -> None:
     """`steps` steps of a counter; `die_once` names a file: the worker that makes it dies. Ends with its pid."""
     for step in range(1, task.get("steps", 2) + 1):
