@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -135,10 +136,10 @@ def _studies(folder: Path) -> Iterator[Finding]:
     yield Finding(path, problem, then, partial(_rebuild, folder, cells, sweep, events))
 
 
-def _rebuild(folder: Path, cells: dict[str, object], sweep: str, events: Sequence[journal.Event]) -> None:
+def _rebuild(folder: Path, cells: dict[str, dict[str, Any]], sweep: str, events: Sequence[journal.Event]) -> None:
     _set_aside(folder / OPTUNA)
     with files.whole(folder / OPTUNA) as temporary:
-        rebuilding.studies(temporary, cells, sweep, events)  # type: ignore[arg-type]
+        rebuilding.studies(temporary, cells, sweep, events)
 
 
 def _is_elsewhere(folder: Path) -> bool:
@@ -148,7 +149,7 @@ def _is_elsewhere(folder: Path) -> bool:
     return False
 
 
-def _settings(folder: Path) -> dict[str, object]:
+def _settings(folder: Path) -> dict[str, dict[str, Any]]:
     with suppress(InputError):
         return dict(resuming.recorded(folder))
     return {}
