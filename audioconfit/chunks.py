@@ -67,8 +67,8 @@ class Resident:
         for cut in cuts:
             rows = torch.from_numpy(np.stack([cut.clips, self.offsets[cut.clips] + cut.starts, cut.lengths]))
             if device.type == "cuda":  # one copy a batch, from pinned memory, so that the CPU need not wait for the GPU
-                rows = rows.pin_memory().to(device, non_blocking=True)
-            clips, first, lengths = rows.unbind()
+                rows = rows.pin_memory()
+            clips, first, lengths = rows.to(device, non_blocking=True).unbind()
             # A view with one row per possible start: the index is one number per chunk instead of one per sample.
             yield Chunks(self.samples.unfold(0, cut.width, 1)[first], clips, lengths, cut.full)
 

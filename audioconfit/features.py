@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audioconfit import files, labels
+from audioconfit import files, labels, ranks
 from audioconfit.audio import SAMPLE_RATE, SCALE, Recordings
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
@@ -64,6 +64,7 @@ class How(TypedDict, total=False):
     every_layer: bool
     device: str | torch.device
     precision: str
+    shared: bool
 
 
 def load(path: Path) -> Features:
@@ -117,13 +118,15 @@ def embed(
     every_layer: bool = False,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    shared: bool = False,
 ) -> Float[Tensor, "clips *layers dim"]:
     """The frozen embedding of each recording, float32 on the CPU.
 
     A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
-    `every_layer`: an embedding per layer. `precision` "bf16": autocast.
+    `every_layer`: an embedding per layer. `precision` "bf16": autocast. `shared`: every rank calls this with the same
+    weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """
@@ -135,7 +138,9 @@ def embed(
     was_training = encoder.training
     encoder.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for rows in _batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE)):
+        for number, rows in enumerate(_batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE))):
+            if shared and number % ranks.world() != ranks.rank():
+                continue
             samples, lengths = _padded(waveforms, [pieces[row] for row in rows])
             full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster
             if device.type == "cuda":  # pinned, or the copy would wait too
@@ -144,9 +149,10 @@ def embed(
             part = encoder(samples.float() / SCALE, None if full else lengths, every_layer=every_layer)
             embedded.append((rows, part.float()))
     encoder.train(was_training)
-    pooled = torch.empty(len(pieces), *([encoder.layer_count] if every_layer else []), encoder.dim)
+    pooled = torch.zeros(len(pieces), *([encoder.layer_count] if every_layer else []), encoder.dim)
     for rows, part in embedded:
         pooled[rows] = part.cpu()
+    pooled = ranks.merged(pooled) if shared else pooled
     if broken := int((~pooled.isfinite()).flatten(1).any(1).sum()):
         raise ArithmeticError(
             f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged."

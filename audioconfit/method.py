@@ -161,7 +161,9 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
+    train, valid = (
+        _extract(recipe, encoder, waveforms, split, side, device, shared=True) for side in ("train", "valid")
+    )
     return Stage(encoder, train, valid, curve, head)
 
 
@@ -345,7 +347,7 @@ def _validate(
     if recipe.refit or (epoch % every and epoch != recipe.epochs):
         return {}
     train, valid = (
-        _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS)
+        _extract(recipe, encoder, waveforms, split, side, device, middle_seconds=VALIDATION_SECONDS, shared=True)
         for side in ("train", "valid")
     )
     knn = neighbours.fit(train, valid, classes=split.classes, metric=recipe.metric, device=device)
@@ -364,6 +366,7 @@ def _extract(
     device: str,
     *,
     middle_seconds: float | None = None,
+    shared: bool = False,  # among the ranks, all of which then call this
 ) -> Features:
     return features.extract(
         encoder,
@@ -376,6 +379,7 @@ def _extract(
         every_layer=recipe.layers == "all" and middle_seconds is None,  # the curve reads the last one
         device=device,
         precision=_precision(recipe, device),
+        shared=shared,
     )
 
 

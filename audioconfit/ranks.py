@@ -46,6 +46,11 @@ def total(value: Tensor) -> Tensor:
     return value.detach()
 
 
+def merged(rows: Tensor) -> Tensor:
+    """Rows of which each rank has filled in some and left the others 0: all of them, on every rank, bit for bit."""
+    return rows if world() == 1 else total(rows.to(_wire())).to(rows.device)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add every rank's gradient up, in place. A sum and no mean: each rank's loss is already its share of the global
     mean.

@@ -20,6 +20,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from audioconfit import files
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import (
+    ATTENTION,
     GatedAttention,
     ValidConvolution,
     ValidGroupNorm,
@@ -82,6 +83,9 @@ class Encoder(nn.Module):
         config.apply_spec_augment = spec_augment
         if (mask_embedding := getattr(model, "masked_spec_embed", None)) is not None:
             mask_embedding.requires_grad_(spec_augment)  # else a trained parameter that never gets a gradient
+
+        if config._attn_implementation == "sdpa":
+            config._attn_implementation = ATTENTION
 
         # No gradient towards the waveform, which nobody reads; the weights still train. Exact, and cheaper.
         setattr(model.feature_extractor, "_requires_grad", False)  # noqa: B010

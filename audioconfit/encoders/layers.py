@@ -6,9 +6,32 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+
+ATTENTION = "audioconfit"  # transformers' SDPA under a name of our own, which our mask goes with
+
+
+def padding_mask(
+    *, attention_mask: Bool[Tensor, "batch time"] | None, allow_is_bidirectional_skip: bool = False, **rest: Any
+) -> Bool[Tensor, "batch 1 time time"] | None:
+    """transformers' mask for SDPA, without its look at whether it masks anything at all: for that the CPU would wait
+    for the GPU in every step whose chunks are padded. On the CPU, where looking is free, it is transformers' own.
+    """
+    allow_is_bidirectional_skip &= attention_mask is None or attention_mask.device.type == "cpu"
+    found: Tensor | None = sdpa_mask(
+        attention_mask=attention_mask, allow_is_bidirectional_skip=allow_is_bidirectional_skip, **rest
+    )
+    return found
+
+
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+AttentionMaskInterface.register(ATTENTION, padding_mask)
 
 
 class ValidGroupNorm(nn.GroupNorm):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from small_runs import tuned
 from torch import Tensor, nn
 
-from audioconfit import caching, losses, mining, ranks
+from audioconfit import caching, encoders, features, losses, mining, ranks
 from audioconfit.batches import Batch
 
 ROWS = 13  # divides by neither 2 nor 4
@@ -58,12 +59,29 @@ def gradients() -> dict[str, Tensor]:
     return found
 
 
+def extracted() -> tuple[Tensor, int]:
+    """Embeddings of clips of several lengths in five batches, and how many of those this rank embedded."""
+    encoder, calls = encoders.load("wav2vec2-random"), 0
+
+    def count(*unused: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    encoder.register_forward_hook(count)
+    draw = np.random.default_rng(0)
+    recordings = {f"{n}": draw.integers(-9000, 9000, 8000 + 700 * n).astype(np.int16) for n in range(10)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "BATCH_SECONDS", 2.0)
+        return features.embed(encoder, recordings, list(recordings), chunk_seconds=1.0, shared=True), calls
+
+
 def everything(folder: Path) -> dict[str, Any]:
     """What one rank of a group found out."""
     found: dict[str, Any] = {
         "gradients": gradients(),
         "gathered": ranks.gather(torch.full((ranks.rank() + 1,), ranks.rank())),
     }
+    found["extracted"], found["embedded batches"] = extracted()
     found["tuned"] = tuned(folder / "whole.pt")
     # Rank 0 says stop at its second epoch, the others would go on.
     found["stopped"] = tuned(folder / "stopped.pt", answers=lambda told: ranks.rank() > 0 or told < 2, dropout=0.2)
@@ -109,6 +127,15 @@ def test_the_gradient_is_that_of_one_worker(together: list[dict[str, Any]], alon
         for found in together:
             error = (found["gradients"][name] - expected).norm() / expected.norm()
             assert error < (1e-12 if name.endswith("float64") else 1e-6), f"{name}: {error:.1e}"
+
+
+def test_an_extraction_is_shared_and_bit_for_bit_that_of_one_worker(
+    together: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    assert all(torch.equal(found["extracted"], alone["extracted"]) for found in together)
+    shares = [found["embedded batches"] for found in together]
+    assert (sum(shares), alone["embedded batches"]) == (5, 5)
+    assert max(shares) == -(-5 // len(together))
 
 
 def test_a_run_ends_where_one_worker_ends(together: list[dict[str, Any]], alone: dict[str, Any]) -> None:
