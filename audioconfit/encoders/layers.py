@@ -13,7 +13,6 @@ from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPo
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-
 ATTENTION = "audioconfit"  # transformers' SDPA under a name of our own, which our mask goes with
 
 
