@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audioconfit import randomness
+from audioconfit import memory, randomness
 from audioconfit.batches import Batch
 
 Embed = Callable[[Batch], Float[Tensor, "batch dim"]]
@@ -22,7 +22,7 @@ Loss = Callable[[Float[Tensor, "batch dim"], Tensor], Float[Tensor, ""]]
 # What a forward pass on the CPU may keep for its backward. A constant and not what happens to be free, so that equal
 # recipes take equal steps on one machine.
 CPU_ACTIVATION_BYTES = 4 << 30
-# The share of a GPU's memory that the trial leaves for the loss itself and for fragmentation.
+# The share of what this process may take of a GPU that the trial leaves for the loss itself and for fragmentation.
 GPU_HEADROOM = 0.05
 
 
@@ -75,7 +75,9 @@ def _fits(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> bool:
     try:
         _try_out(embed, batch, trained)
         fits = True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory.ran_out(error):
+            raise
         fits = False
     # Not in a finally: while the error lives, its frames hold what should be freed.
     for parameter in trained:
@@ -87,7 +89,7 @@ def _fits(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> bool:
 def _try_out(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> None:
     device = batch.waveforms.device
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    headroom = int(GPU_HEADROOM * torch.cuda.get_device_properties(device).total_memory)
+    headroom = int(GPU_HEADROOM * memory.limit_bytes(device))
     room = torch.empty(moments + headroom, dtype=torch.uint8, device=device)
     embed(batch).sum().backward()
     del room  # held until here

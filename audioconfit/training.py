@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audioconfit import caching, files, randomness, ranks
+from audioconfit import caching, files, memory, randomness, ranks
 from audioconfit.batches import Batch, Batches
 from audioconfit.caching import Loss
 from audioconfit.encoders import Encoder
@@ -44,7 +44,8 @@ class Settings:
         seed: of what the layers draw (dropout, LayerDrop, SpecAugment); the global streams are left as they were.
         precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
         micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
-            exact. "auto" finds what fits the device, None is the whole batch.
+            exact. "auto" finds what fits the device, anew where a checkpoint comes from another one; None is the whole
+            batch.
         validate: asked (epoch) after every epoch, encoder in eval mode; its numbers join the epoch's metrics, {} for
             none. What it draws does not change the training.
         report: told (epoch, {"epoch", "loss", ...}) after every epoch, counted from 1, and (epoch, {}) every few
@@ -106,8 +107,10 @@ def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, setti
     run = _Run(encoder, head, loss, settings)
     with randomness.private(settings.seed, ranks.rank(), device):
         goes_on = settings.checkpoint is not None and ranks.agree(settings.checkpoint.exists())
-        if settings.checkpoint is None or not goes_on or not run.load(settings.checkpoint):
+        loaded = settings.checkpoint is not None and goes_on and run.load(settings.checkpoint)
+        if not loaded or settings.micro_batch != "auto" or run.fitted_to != memory.described(device):
             run.micro_batch = _micro_batch(settings.micro_batch, run, batches)
+            run.fitted_to = memory.described(device)
         return _Loop(run, batches).finish()
 
 
@@ -139,6 +142,7 @@ class _Run:
     loss: Loss
     settings: Settings
     micro_batch: int = 0
+    fitted_to: str = ""  # the device that `micro_batch` was found for
     epoch: int = 0  # finished
     losses: list[float] = field(default_factory=list)  # of the steps of the epoch in progress
     steps: int = 0  # in all
@@ -198,6 +202,7 @@ class _Run:
             "optimiser": self._optimiser.state_dict(),
             "randomness": streams,
             "micro_batch": self.micro_batch,
+            "fitted_to": self.fitted_to,
             "epoch": self.epoch,
             "losses": self.losses,
             "steps": self.steps,
@@ -221,6 +226,8 @@ class _Run:
         self._optimiser.load_state_dict(content["optimiser"])
         self.micro_batch, self.epoch, self.steps = content["micro_batch"], content["epoch"], content["steps"]
         self.losses, self.curve = content["losses"], content["curve"]
+        # Those of earlier versions do not say: they stay as they are.
+        self.fitted_to = content.get("fitted_to", memory.described(self.device))
         # A run that goes on with more ranks than it had: the new ones begin their own streams.
         if ranks.rank() < len(content["randomness"]):
             randomness.restore(content["randomness"][ranks.rank()], self.device)

@@ -83,7 +83,7 @@ class Pool:
         resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
         return TorchTrainer(
             serve,
-            train_loop_config={"slot": Slot(self.jobs, name, self.work, RECYCLE_AFTER)},
+            train_loop_config={"slot": Slot(self.jobs, name, self.work, RECYCLE_AFTER, shape.gpus)},
             # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
             scaling_config=ScalingConfig(

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from ray import train
 
+from audioconfit import memory
 from audioconfit.errors import Damaged
 from audioconfit.training import Diverged
 from sweeps import faults
@@ -29,18 +30,21 @@ Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
 Value = TypeVar("Value")
 
-# After these errors the process is reusable; after any other it is replaced.
-HARMLESS = (ValueError, ArithmeticError, MemoryError, torch.OutOfMemoryError, Diverged)
+# After these errors, and where a GPU's memory ran out, the process is reusable; after any other it is replaced.
+HARMLESS = (ValueError, ArithmeticError, MemoryError, Diverged)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What `serve` needs to know: its queue and name, what a job does, and after how many jobs it is replaced."""
+    """What `serve` needs to know: its queue and name, what a job does, after how many jobs it is replaced, and what
+    share of a GPU each worker may take.
+    """
 
     jobs: Jobs
     name: str
     work: Work
     recycle_after: int
+    gpus: float = 0.0
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -51,6 +55,8 @@ def serve(config: dict[str, Any]) -> None:
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
     process = RankProcess(actor, os.getpid(), group)
+    if 0 < slot.gpus < 1 and torch.cuda.is_available():
+        memory.share(slot.gpus)
     served = 0
     gc.freeze()  # the imported modules: half a million objects, and scanning them after each job took 0.3 s
     while True:
@@ -102,7 +108,8 @@ def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
         if isinstance(error, Halted | Damaged):
             return Failure(str(error), harmless=True, halts=True)
         full = faults.is_full(error)
-        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, HARMLESS), halts=full)
+        harmless = full or isinstance(error, HARMLESS) or memory.ran_out(error)
+        return Failure(f"{type(error).__name__}: {error}", harmless, halts=full)
     finally:
         gc.collect()
         if torch.cuda.is_available():

@@ -1,10 +1,10 @@
-"""What a step and a validation cost beside the model's own arithmetic: `python tests/gpu/share.py OUTDIR`, 100 s on a GPU.
+"""What a step and a validation cost beside the model's own arithmetic: `python tests/gpu/share.py OUT`, 100 s on a GPU.
 
-PairTune's step through `pairtune.train` beside forward and backward of the same encoder, projector and loss on one batch
-that lies on the device, in turns; then what Adam and drawing a batch take by themselves, and where the GPU's time goes.
-The validation curve's share of a run of 40 epochs at the default cadence, on as many clips as EmoDB has. Into
-OUTDIR/benchmarks.json, benchmarks.txt and profile.txt. Needs neither Ray nor MLflow nor Optuna.
---rehearse: everything small, on the CPU; its numbers mean nothing. --tiny: only validation, of wav2vec2-tiny in float32.
+PairTune's step through `pairtune.train` beside forward and backward of the same encoder, projector and loss on one
+batch that lies on the device, in turns; then what Adam and drawing a batch take by themselves, and where the GPU's time
+goes. The validation curve's share of a run of 40 epochs at the default cadence, on as many clips as EmoDB has. Into
+OUT/benchmarks.json, benchmarks.txt and profile.txt. Needs neither Ray nor MLflow nor Optuna.
+--rehearse: all of it small, on the CPU; its numbers mean nothing. --tiny: validation alone, of wav2vec2-tiny.
 """
 
 import argparse

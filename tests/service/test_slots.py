@@ -64,7 +64,9 @@ def test_a_failing_job_fails_alone(service: Jobs) -> None:
 
 def test_after_an_error_that_explains_itself_the_process_goes_on(service: Jobs) -> None:
     before, _ = results(service, "before the errors")
-    for number, error in enumerate([MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Diverged(1, 2, nan)]):
+    cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    out_of_memory = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), cublas]
+    for number, error in enumerate([*out_of_memory, Diverged(1, 2, nan)]):
         assert results(service, f"explained {number}", raise_at=1, error=error)[1] == f"{type(error).__name__}: {error}"
     after, _ = results(service, "after the errors")
     assert before[-1]["pid"] == after[-1]["pid"]
