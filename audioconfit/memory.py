@@ -36,7 +36,7 @@ def free_bytes(device: torch.device) -> int:
 
 def limit_bytes(device: torch.device) -> int:
     """What torch may allocate on a GPU in this process, all told: the whole of it, or a share."""
-    fraction = torch.cuda.get_per_process_memory_fraction(device)
+    fraction = torch.cuda.get_per_process_memory_fraction(device.index)  # of torch.device("cuda") alone it wants none
     return int(fraction * torch.cuda.get_device_properties(device).total_memory)
 
 
@@ -45,7 +45,7 @@ def share(fraction: float, device: torch.device | str = "cuda") -> None:
     More is then an OutOfMemoryError here and not in a neighbour.
     """
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(torch_fraction(fraction, total), device)
+    torch.cuda.set_per_process_memory_fraction(torch_fraction(fraction, total), torch.device(device).index)
 
 
 def torch_fraction(fraction: float, total: int) -> float:
