@@ -65,7 +65,7 @@ def _check(storage: Path, console: Console, *, repair: bool) -> int:
             left += 1
             how = "--repair mends it. " if finding.mend is not None else ""
             console.print(f"  {how}{finding.then}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{left} things are wrong." if left else "Nothing is wrong.")
+    console.print({0: "Nothing is wrong.", 1: "One thing is wrong."}.get(left, f"{left} things are wrong."))
     return 1 if left else 0
 
 

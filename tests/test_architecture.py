@@ -122,11 +122,12 @@ def test_imports_have_no_cycle() -> None:
         below(module, ())
 
 
-def test_a_trials_actor_starts_without_torch() -> None:
+@pytest.mark.parametrize("light", ["sweeps.search.trainable", "sweeps.slots.slot"])
+def test_a_trials_actor_and_what_a_slots_controller_unpickles_start_without_torch(light: str) -> None:
     def reach(module: str) -> set[str]:
         return GRAPH[module].union(*(reach(target) for target in GRAPH[module] if target in MODULES))
 
-    assert not {name.split(".")[0] for name in reach("sweeps.search.trainable")} & {"torch", "audioconfit", "optuna"}
+    assert not {name.split(".")[0] for name in reach(light)} & {"torch", "audioconfit", "optuna"}
 
 
 def test_sweeps_shadows_no_other_module() -> None:

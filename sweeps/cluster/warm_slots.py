@@ -10,8 +10,8 @@ from sweeps.cluster import capacity, joining
 from sweeps.cluster.capacity import SlotRequest
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool, SlotShape
+from sweeps.slots.slot import Work
 from sweeps.slots.supervisor import Supervisor
-from sweeps.slots.worker import Work
 
 
 @dataclass

@@ -22,6 +22,8 @@ from sweeps.request.searched import Searched
 
 # Standardised features reach their optimum between these rates; below it Adam is not done, above it validation falls.
 PROBE_LR_RANGE = (3e-4, 3e-2)
+# Of a space: what a cell's settings call by the same names.
+NOTED = ("batch_sizes", "chunk_seconds", "probe_lr", "probe_layers")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Space:
     probe_lr: tuple[float, float] = PROBE_LR_RANGE
     probe_layers: tuple[int | str, ...] = ()
     further: tuple[Searched, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Space":
+        """The space of a cell whose settings were noted (`Cell.settings`)."""
+        further = searched.parse(f"{name}={values}" for name, values in settings.get("search", {}).items())
+        noted = {name: tuple(settings[name]) for name in NOTED if name in settings}
+        return cls(**noted, further=further)
 
     def stage_count(self, trials: int) -> int:
         """How many different stage-1 runs a search of so many trials can need at most."""
@@ -76,17 +85,11 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """All that its trials have in common, as JSON reads it back: where it differs, they cannot be compared."""
-        searched: dict[str, Any] = {
-            "batch_sizes": self.space.batch_sizes,
-            "chunk_seconds": self.space.chunk_seconds,
-            "probe_lr": self.space.probe_lr,
-        }
-        if self.space.probe_layers:
-            searched["probe_layers"] = self.space.probe_layers
+        noted = {name: getattr(self.space, name) for name in NOTED if getattr(self.space, name)}
         further = {one.name: one.values for one in self.space.further}
-        drawn = ("batch_size", *searched, *further)
+        drawn = ("batch_size", *noted, *further)
         fixed = {name: value for name, value in self.base.settings.items() if name not in drawn}
-        return dict(json.loads(json.dumps(fixed | searched | ({"search": further} if further else {}))))
+        return dict(json.loads(json.dumps(fixed | noted | ({"search": further} if further else {}))))
 
     @property
     def first_guess(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -94,8 +94,7 @@ def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: 
     number = storage.get_study_id_from_name(name)
     storage.set_study_user_attr(number, ownership.SETTINGS, dict(settings))
     storage.set_study_user_attr(number, TAG, sweep)
-    searched = ("batch_sizes", "chunk_seconds", "probe_lr", "probe_layers")
-    space = distributions(Space(**{field: tuple(settings[field]) for field in searched if field in settings}))
+    space = distributions(Space.of(settings))
     for trial in range(max(trials, default=-1) + 1):
         storage.create_new_trial(number, _trial(trials.get(trial), space))
     return len(trials)
@@ -131,4 +130,4 @@ def _value(text: str, distribution: BaseDistribution) -> Any:
     """A parameter as the study holds it: the journal has its text."""
     if isinstance(distribution, CategoricalDistribution):
         return next(choice for choice in distribution.choices if str(choice) == text)
-    return float(text)
+    return int(text) if isinstance(distribution, IntDistribution) else float(text)

@@ -227,8 +227,11 @@ class Studies:
         trials = self.budget.trials
         if self.sampler == samplers.GRID:
             trials = min(trials, samplers.points(self.cells[name].space))
-        repeated = sum(AGAIN in trial.user_attrs for trial in self.studies[name].trials)
-        return max(0, trials + repeated - self.asked[name])
+        return max(0, trials - self._points(name))
+
+    def _points(self, name: str) -> int:
+        """How many points a cell has asked for; a trial that repeats another asks for none."""
+        return self.asked[name] - sum(AGAIN in trial.user_attrs for trial in self.studies[name].trials)
 
     def _next(self) -> Asked | None:
         """The next trial whose stage 1 is not already being trained; held trials first.
@@ -257,7 +260,7 @@ class Studies:
         asked, space = self.asked[name], self.cells[name].space
         drawn = distributions(space)
         if self.sampler == samplers.GRID:
-            sampler = samplers.grid(space, number=asked, seed=zlib.crc32(f"{self.seed} {name}".encode()))
+            sampler = samplers.grid(space, number=self._points(name), seed=zlib.crc32(f"{self.seed} {name}".encode()))
         else:
             # Seeded per trial: a restart proposes what the undisturbed search would have proposed, and no point twice.
             seed = zlib.crc32(f"{self.seed} {name} {asked}".encode())

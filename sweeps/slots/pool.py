@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from sweeps.slots.jobs import Jobs
-from sweeps.slots.worker import Slot, Work, serve
+from sweeps.slots.slot import Slot, Work
 
 # Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
 RECYCLE_AFTER = 500
@@ -35,6 +36,13 @@ class SlotShape:
         by_cpu = resources.get("CPU", 0.0) / (self.cpus * self.workers) if self.cpus else float("inf")
         by_gpu = resources.get("GPU", 0.0) / (self.gpus * self.workers) if self.gpus else float("inf")
         return int(min(by_cpu, by_gpu))
+
+
+def serve(config: dict[str, Any]) -> None:
+    """The train loop of the slot `config["slot"]`."""
+    from sweeps.slots import worker  # torch and transformers, which only the workers need
+
+    worker.serve(config["slot"])
 
 
 class Pool:
@@ -80,10 +88,12 @@ class Pool:
 
     def _trainer(self, name: str) -> TorchTrainer:
         shape = self.shape
+        work = self.work.__module__, self.work.__name__
+        slot = Slot(self.jobs, name, work, RECYCLE_AFTER, shape.gpus)
         resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
         return TorchTrainer(
             serve,
-            train_loop_config={"slot": Slot(self.jobs, name, self.work, RECYCLE_AFTER, shape.gpus)},
+            train_loop_config={"slot": slot},
             # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
             scaling_config=ScalingConfig(

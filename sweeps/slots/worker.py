@@ -9,7 +9,6 @@ import gc
 import os
 import pickle
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,34 +23,17 @@ from audioconfit.training import Diverged
 from sweeps import faults
 from sweeps.faults import Halted
 from sweeps.slots.job_queue import CLOSED, Job, RankProcess
-from sweeps.slots.jobs import Jobs
+from sweeps.slots.slot import Slot, Work
 
-Tell = Callable[[int, dict[str, Any] | None], bool]
-Work = Callable[[Any, Tell], None]
 Value = TypeVar("Value")
 
 # After these errors, and where a GPU's memory ran out, the process is reusable; after any other it is replaced.
 HARMLESS = (ValueError, ArithmeticError, MemoryError, Diverged)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """What `serve` needs to know: its queue and name, what a job does, after how many jobs it is replaced, and what
-    share of a GPU each worker may take.
-    """
-
-    jobs: Jobs
-    name: str
-    work: Work
-    recycle_after: int
-    gpus: float = 0.0
-
-
-def serve(config: dict[str, Any]) -> None:
-    """The train loop of the slot `config["slot"]`. Ends when the queue is closed; raises only to have Train replace the
-    worker group.
-    """
-    slot: Slot = config["slot"]
+def serve(slot: Slot) -> None:
+    """The train loop of a slot. Ends when the queue is closed; raises only to have Train replace the worker group."""
+    work = slot.find_work()
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
     process = RankProcess(actor, os.getpid(), group)
@@ -67,7 +49,7 @@ def serve(config: dict[str, Any]) -> None:
         if not isinstance(job, Job):
             assert job == CLOSED
             return
-        failure = _run(job, slot, rank, world)
+        failure = _run(job, slot, work, rank, world)
         if failure and failure.halts:
             slot.jobs.halt(slot.name, job, failure.why)
         elif rank == 0 or failure:
@@ -90,7 +72,7 @@ class Failure:
     halts: bool  # every other job would meet it too
 
 
-def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
+def _run(job: Job, slot: Slot, work: Work, rank: int, world: int) -> Failure | None:
     """Runs one job. Returns its own error; a collective that another rank's death broke is raised: it is not the job's
     fault.
     """
@@ -99,7 +81,7 @@ def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
         return bool(_from_rank_zero(slot.jobs.report(slot.name, job, step, metrics) if rank == 0 else None))
 
     try:
-        slot.work(pickle.loads(job.work), tell)
+        work(pickle.loads(job.work), tell)
         return None
     except Exception as error:
         if world > 1 and _collective_broke(error):

@@ -19,7 +19,7 @@ from audioconfit.results import Result
 from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
 from sweeps.faults import Halted
-from sweeps.slots.worker import Tell
+from sweeps.slots.slot import Tell
 from sweeps.trial import listening
 from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore

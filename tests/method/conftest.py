@@ -1,8 +1,9 @@
-"""What several test files of the method need: a manifest that the test writes."""
+"""What several test files of the method need: a manifest that the test writes, and exports without checks of shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from stand_in_names import touch
 
@@ -20,3 +21,11 @@ def manifest(tmp_path: Path) -> Callable[..., Corpus]:
         return corpora.load(str(tmp_path / name), tmp_path)
 
     return written
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The exporter calls with symbols in place of numbers, which the checks of shapes and types refuse."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,10 +7,8 @@ import json
 import os
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
@@ -21,6 +19,8 @@ import audioconfit
 from audioconfit import __main__, audio, corpora, synthesis
 from audioconfit.corpora import Corpus
 from audioconfit.handover import serving
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 REAL = Path(os.environ.get("AUDIOCONFIT_DATA", "data"))
 CLIPS = 50  # at most
@@ -80,14 +80,6 @@ def commanded(folder: Path, paths: list[Path], capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert __main__.main(["predict", str(folder), *map(str, paths), "--json", "--top-k", "9"]) == 0
     return [json.loads(line)["probabilities"] for line in capsys.readouterr().out.splitlines()]
-
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """The exporter calls with symbols in place of numbers, which the checks of shapes and types refuse."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -2,13 +2,11 @@
 
 import builtins
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import blocks
-import jaxtyping
 import numpy as np
 import onnxruntime
 import pytest
@@ -22,13 +20,7 @@ from audioconfit.errors import InputError
 from audioconfit.handover import onnx_graph
 from audioconfit.recipe import Recipe
 
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """The exporter calls with symbols in place of numbers, which the checks of shapes and types refuse."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.mark.slow

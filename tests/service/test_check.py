@@ -1,6 +1,7 @@
 """The audit of a storage: it names what was damaged, mends what can be mended, and finds nothing afterwards."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import frozen_runs
@@ -11,16 +12,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from audioconfit import files
 from sweeps import check, identity
-from sweeps.request import resuming
+from sweeps.request import resuming, searched
 from sweeps.request.cells import Cell
 from sweeps.search.studies import Budget, Studies, open_storage
 from sweeps.tracking import journal
 from sweeps.tracking.journal import End, Journal, Metrics, Outcome, Start
 
 CELL = makers.cell()
+# Beside its own three numbers, one of each kind that --search knows.
+FURTHER = searched.parse(["lr=1e-5..1e-3:log", "epochs=3..9", "temperature=0.05,0.1", "schedule=constant,cosine"])
+WIDER = replace(CELL, space=replace(CELL.space, further=FURTHER, probe_layers=(0, 1, "last")))
 
 
-def searched(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
+def search(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
     """A search of seven trials as a sweep's driver tells it to Optuna and to the journal: complete, stopped, failed,
     one with its stage 1 stored, one still running. Returns Optuna's trials.
     """
@@ -70,12 +74,15 @@ def said(trials: list[FrozenTrial]) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("how", ["halved", "emptied", "removed", "begun anew"])
+@pytest.mark.parametrize(
+    ("how", "cell"),
+    [("halved", CELL), ("emptied", CELL), ("removed", CELL), ("begun anew", CELL), ("removed", WIDER)],
+)
 def test_studies_are_written_anew_from_the_journal(
-    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, how: str, cell: Cell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "try"
-    before = searched(folder)
+    before = search(folder, cell)
     assert [one.state for one in before].count(TrialState.COMPLETE) == 4
     assert check.main([str(tmp_path)]) == 0
     database = folder / "optuna.db"
@@ -89,15 +96,15 @@ def test_studies_are_written_anew_from_the_journal(
     assert "--repair mends it" in capsys.readouterr().out
     assert check.main([str(tmp_path), "--repair"]) == 0
     assert check.main([str(tmp_path)]) == 0
-    again = opened(folder)
-    assert said(again.history(CELL)) == said(before)
+    again = opened(folder, cell)
+    assert said(again.history(cell)) == said(before)
     assert [asked.trial.number for asked in again.held] == [6]  # the one that ran goes on
     assert again.remaining() == 3
 
 
 def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) -> None:
     folder = tmp_path / "try"
-    searched(folder)
+    search(folder)
     before = [(folder / name).read_text() for name in (resuming.RECORD, identity.RECORD)]
     for name in (resuming.RECORD, identity.RECORD, resuming.CONDUCT):
         (folder / name).write_text("")
@@ -110,7 +117,7 @@ def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) 
 
 def test_lines_of_the_journal_that_cannot_be_read_are_dropped_and_the_others_sent_again(tmp_path: Path) -> None:
     folder = tmp_path / "try"
-    searched(folder)
+    search(folder)
     path = folder / "tracking" / journal.EVENTS
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], b"\x00garb\xffage\r", b"[1]", *lines[1:]]))
@@ -153,7 +160,7 @@ def test_a_storage_whose_sweep_runs_is_looked_at_and_not_repaired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "try"
-    searched(folder)
+    search(folder)
     with resuming.lease(folder):
         assert check.main([str(tmp_path)]) == 0
         assert check.main([str(tmp_path), "--repair"]) == 2
@@ -161,7 +168,7 @@ def test_a_storage_whose_sweep_runs_is_looked_at_and_not_repaired(
 
 
 def test_a_damaged_mlflow_database_is_set_aside(tmp_path: Path) -> None:
-    searched(tmp_path / "try")
+    search(tmp_path / "try")
     shutil.copy(tmp_path / "try" / "optuna.db", tmp_path / "mlflow.db")  # any database, for nobody opens it
     with (tmp_path / "mlflow.db").open("r+b") as file:
         file.truncate(5000)

@@ -171,6 +171,21 @@ def test_a_grid_tries_every_point_once_and_ends(tmp_path: Path) -> None:
     assert sorted({round(one["probe_lr"], 6) for one in asked}) == [0.001, 0.003162, 0.01, 0.031623, 0.1]
 
 
+def test_failed_points_of_a_grid_that_are_tried_again_leave_none_out(tmp_path: Path) -> None:
+    cell = cell_of("temperature=0.05,0.1", "probe_lr=1e-3..1e-1:log", space=SMALL)
+    how = {"sampler": "grid", "budget": Budget(trials=99), "storage": InMemoryStorage()}
+    first = studies(cell, tmp_path, **how)
+    asked = run(first, 3)
+    for name in ("a", "b"):
+        assert first.start(name) is not None
+        first.finish(name, {"failed": "the node was lost"})
+    again = studies(cell, tmp_path, **how, retry_failed=True)
+    assert again.remaining() == 20 - 3
+    asked += run(again, 17)
+    assert again.remaining() == 0
+    assert len({tuple(one.values()) for one in asked}) == 20
+
+
 def test_the_report_has_a_column_per_further_number(tmp_path: Path) -> None:
     cells = {name: {"search": {"temperature": "0.05,0.1", "mining": "hardest,none"}} for name in ("a", "b")}
     params = {"batch_size": "8", "chunk_seconds": "0.5", "probe_lr": "0.01", "temperature": "0.05", "mining": "none"}

@@ -85,6 +85,8 @@ def test_all_ranks_follow_the_signs_of_the_first(assignment: Assignment) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(on_rank, (port, assignment), 2, start_method="spawn")
+    # One server that has imported everything and forks: spawning would import it all again in both.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sweeps.trial.work"])
+    multiprocessing.start_processes(on_rank, (port, assignment), 2, start_method="forkserver")
     first, second = (json.loads((assignment.root / f"{rank}.told").read_text()) for rank in (0, 1))
     assert signs(first) == signs(second) == 4

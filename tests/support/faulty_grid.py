@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 
 from sweeps import grid
-from sweeps.slots.worker import Tell
+from sweeps.slots.slot import Tell
 from sweeps.trial import work as trial
 from sweeps.trial.assignment import Assignment
 

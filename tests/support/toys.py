@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sweeps.slots.worker import Tell
+from sweeps.slots.slot import Tell
 from sweeps.trial.assignment import Assignment
 
 
