@@ -1,6 +1,7 @@
 """The smaller commands, as `audioconfit ...` or `python -m audioconfit ...`.
 
 `audioconfit corpora`: which corpora are here against the paper's, and how to get the rest.
+`audioconfit doctor`: what this machine has, what is missing, how long an epoch will take; half a minute.
 `audioconfit leak CORPUS`: how much a score owes to speakers or sources that stand in train and in test.
 `audioconfit predict MODEL FILES|FOLDERS|-`: name recordings, as a table, JSON or CSV.
 `audioconfit enrol MODEL NAME FILES|FOLDERS --out FOLDER`: a class more, from a few recordings and without training.
@@ -30,7 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from audioconfit import audio, backbones, catalogue, classifier, corpora, errors, leak, method, pretraining
+from audioconfit import audio, backbones, catalogue, classifier, corpora, doctor, errors, leak, method, pretraining
 from audioconfit.corpora import CORPORA, Columns, download
 from audioconfit.encoders import sequence_classifier
 from audioconfit.errors import InputError
@@ -51,6 +52,14 @@ def main(words: Sequence[str] | None = None) -> int:
         "--download", metavar="NAME", action="append", default=[], help="fetch one, or 'all' that are free"
     )
     listing.set_defaults(run=_corpora)
+    looking = commands.add_parser("doctor", help="what this machine has, and how long an epoch will take")
+    looking.add_argument(
+        "--seconds",
+        type=float,
+        default=doctor.SECONDS,
+        help="after which no other backbone is tried (default: %(default)g)",
+    )
+    looking.set_defaults(run=_doctor)
     leaking = commands.add_parser("leak", help="what a split that mixes speakers or sources would promise too much")
     leaking.add_argument("corpus", help="one of the six, or your own folder or table")
     leaking.add_argument("--data", type=Path, default=Path("data"), help="folder of the corpora (default: data)")
@@ -244,6 +253,14 @@ def _download(name: str, data: Path, console: Console) -> None:
         except ConnectionError as error:
             raise InputError(f"{name} could not be downloaded: {error}") from None
     console.print(f"{CORPORA[name].title} is in {folder}.")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.seconds < float("inf"):
+        raise InputError(f"--seconds {arguments.seconds:g}: choose more than 0.")
+    for sentence in doctor.examine(seconds=arguments.seconds):
+        print(sentence, flush=True)
+    return 0
 
 
 def _leak(arguments: argparse.Namespace) -> int:

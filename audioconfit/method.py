@@ -5,11 +5,12 @@ the only reader of test clips, and `run` does all three in one process. Knows no
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from audioconfit import (
@@ -29,6 +30,7 @@ from audioconfit import (
 )
 from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.batches import Batches
+from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 from audioconfit.features import Features
@@ -341,7 +343,8 @@ def _validate(
 
     Neighbours need no fit and do not depend on the probe's rate. The same stretch of each clip whatever the chunk, so
     that recipes with short chunks are not judged by less audio; not the whole clip, which costs several times the
-    epochs it judges where clips are long. A refit has no clips left to validate on.
+    epochs it judges where clips are long; of `curve_clips` of each side where the recipe says so. A refit has no clips
+    left to validate on.
     """
     every = max(1, recipe.epochs // VALIDATIONS)
     if recipe.refit or (epoch % every and epoch != recipe.epochs):
@@ -368,10 +371,11 @@ def _extract(
     middle_seconds: float | None = None,
     shared: bool = False,  # among the ranks, all of which then call this
 ) -> Features:
+    clips = getattr(split, side)
     return features.extract(
         encoder,
         waveforms,
-        getattr(split, side),
+        clips if middle_seconds is None else _drawn(clips, recipe.curve_clips),
         classes=split.classes,
         multi_label=split.multi_label,
         chunk_seconds=recipe.chunk_seconds,
@@ -381,6 +385,13 @@ def _extract(
         precision=_precision(recipe, device),
         shared=shared,
     )
+
+
+def _drawn(clips: Sequence[Clip], most: int | None) -> Sequence[Clip]:
+    """The clips that the curve reads: all, or `most` of them, the same in every epoch, trial and seed."""
+    if most is None or len(clips) <= most:
+        return clips
+    return [clips[number] for number in sorted(np.random.default_rng(0).permutation(len(clips))[:most])]
 
 
 def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:

@@ -58,6 +58,7 @@ class Recipe(BaseModel):
     spec_augment: bool = False
     layer_drop: bool = False
     augment: tuple[Literal["speed", "gain", "noise", "time_mask"], ...] = ()
+    curve_clips: PositiveInt | None = None  # of each side that the validation curve reads, the same ones always; all
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
     seed: int = Field(default=0, ge=0)
 
@@ -115,6 +116,7 @@ LATER = {
     "schedule": "constant",
     "backbone_lr_decay": 1.0,
     "freeze": None,
+    "curve_clips": None,
     "probe_layer": "last",
     "probe_balance": "none",
     "probe_thresholds": None,

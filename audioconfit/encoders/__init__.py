@@ -8,9 +8,10 @@ chunks and the extraction of features are in audioconfit/features.py.
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from audioconfit import backbones
+from audioconfit import backbones, randomness
 from audioconfit.backbones import Backbone
 from audioconfit.encoders import encoder, spectrograms, weights
 from audioconfit.encoders.encoder import Encoder
@@ -18,7 +19,18 @@ from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["Encoder", "Unreachable", "around", "check", "fingerprint", "layers", "load", "longest", "receptive_field"]
+__all__ = [
+    "Encoder",
+    "Unreachable",
+    "around",
+    "check",
+    "fingerprint",
+    "layers",
+    "load",
+    "longest",
+    "receptive_field",
+    "untrained",
+]
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -69,6 +81,15 @@ def load(name: str, *, seed: int = 0, spec_augment: bool = False, layer_drop: bo
         folder = _folder(known) or weights.download(known.source)
         model = weights.read(folder, seed=seed)
     return around(name, model, folder=folder, spec_augment=spec_augment, layer_drop=layer_drop)
+
+
+def untrained(name: str, *, seed: int = 0) -> Encoder:
+    """The published shape that a name of ours stands for, with random weights and without a download: for what does not
+    depend on weights, such as speed.
+    """
+    configuration, model = weights.ARCHITECTURES[name]
+    with randomness.private(seed, 0, torch.device("cpu")):
+        return around(name, model(configuration()))
 
 
 def around(

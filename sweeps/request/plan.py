@@ -22,7 +22,7 @@ PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
 SETTINGS = (
     *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps", "warmup"),
     *("schedule", "backbone_lr_decay", "freeze"),
-    *("augment", "spec_augment", "layer_drop", "layers", "precision", "probe_epochs", "probe_balance"),
+    *("augment", "spec_augment", "layer_drop", "layers", "curve_clips", "precision", "probe_epochs", "probe_balance"),
 )
 
 

@@ -6,7 +6,7 @@ SpecAugment and LayerDrop are off, as they are with us, so that both do the same
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Recordings(Dataset):
 class Clock(transformers.TrainerCallback):
     """Times the steps behind the first few, the GPU's work included."""
 
-    def __init__(self, steps: int) -> None:
-        self.last, self.began, self.seconds = steps, 0.0, float("nan")
+    def __init__(self, steps: int, now: Callable[[], float] = time.perf_counter) -> None:
+        self.last, self.now, self.began, self.seconds = steps, now, 0.0, float("nan")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         first = min(WARM, self.last - 1)
@@ -52,15 +52,29 @@ class Clock(transformers.TrainerCallback):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if state.global_step == first:
-                self.began = time.perf_counter()
+                self.began = self.now()
             else:
-                self.seconds = (time.perf_counter() - self.began) / (self.last - first)
+                self.seconds = (self.now() - self.began) / (self.last - first)
 
 
 def step_seconds(
     folder: Path, *, rows: int, seconds: float, steps: int, bf16: bool, workers: int, shape: dict[str, Any], cpu: bool
 ) -> Iterator[tuple[str, float]]:
     """Seconds of a step from cached tensors, then with decoding in workers."""
+    files, labels, classes = written(folder, rows=rows, seconds=seconds, steps=steps)
+    kinds = (("cached tensors", True, 0), (f"decoding in {workers} workers", False, workers))
+    try:
+        for kind, cached, parallel in kinds:
+            recordings = Recordings(files, labels, round(seconds * RATE), cached=cached)
+            clock = Clock(2 * steps)
+            train(recordings, classes, rows, clock, bf16, parallel, shape, cpu)
+            yield kind, clock.seconds
+    finally:
+        shutil.rmtree(folder)
+
+
+def written(folder: Path, *, rows: int, seconds: float, steps: int) -> tuple[list[Path], list[int], int]:
+    """WAV files of so many clips as `steps` batches take, their labels, and how many classes there are."""
     waveforms, clips, names = material.clips(
         classes=4, each=max(2, rows * steps // 4), seconds=(1.05 * seconds, 1.05 * seconds)
     )
@@ -70,27 +84,26 @@ def step_seconds(
         files[-1].parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(files[-1], waveforms[clip.key], RATE)
     labels = [names.index(clip.labels[0]) for clip in clips]
-    kinds = (("cached tensors", True, 0), (f"decoding in {workers} workers", False, workers))
-    try:
-        for kind, cached, parallel in kinds:
-            recordings = Recordings(files, labels, round(seconds * RATE), cached=cached)
-            yield kind, _timed(recordings, len(names), rows, 2 * steps, bf16, parallel, shape, cpu)
-    finally:
-        shutil.rmtree(folder)
+    return files, labels, len(names)
 
 
-def _timed(
-    recordings: Recordings, classes: int, rows: int, steps: int, bf16: bool, workers: int, shape: dict, cpu: bool
-) -> float:
-    config = transformers.Wav2Vec2Config(num_labels=classes, layerdrop=0.0, apply_spec_augment=False, **shape)  # type: ignore[call-arg]
-    clock = Clock(steps)
+def classifier(classes: int, shape: dict[str, Any]) -> transformers.PreTrainedModel:
+    return transformers.Wav2Vec2ForSequenceClassification(
+        transformers.Wav2Vec2Config(num_labels=classes, layerdrop=0.0, apply_spec_augment=False, **shape)  # type: ignore[call-arg]
+    )
+
+
+def train(
+    recordings: Recordings, classes: int, rows: int, clock: Clock, bf16: bool, workers: int, shape: dict, cpu: bool
+) -> None:
+    """As many steps as the clock takes the time of."""
     with tempfile.TemporaryDirectory() as folder:
         transformers.Trainer(
-            model=transformers.Wav2Vec2ForSequenceClassification(config),
+            model=classifier(classes, shape),
             args=transformers.TrainingArguments(
                 output_dir=folder,
                 per_device_train_batch_size=rows,
-                max_steps=steps,
+                max_steps=clock.last,
                 learning_rate=1e-5,
                 bf16=bf16,
                 dataloader_num_workers=workers,
@@ -105,4 +118,3 @@ def _timed(
             train_dataset=recordings,
             callbacks=[clock],
         ).train()
-    return clock.seconds

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from audioconfit import audio, corpora, encoders, method, results
+from audioconfit import audio, corpora, encoders, features, method, results
 from audioconfit.audio import Waveforms
+from audioconfit.features import Features
 from audioconfit.recipe import Recipe
 
 
@@ -91,6 +92,29 @@ def test_finetunes_own_head_is_in_the_curve_beside_the_neighbours(waveforms: Wav
     pairtuned = method.tune(tones(waveforms, epochs=1), waveforms)
     assert pairtuned is not None
     assert "finetune_head_valid" not in pairtuned.curve[-1]
+
+
+def test_the_curve_reads_a_fixed_part_of_a_large_corpus(waveforms: Waveforms, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, ...]] = []
+    extract = features.extract
+
+    def noted(*given: Any, **how: Any) -> Features:
+        found = extract(*given, **how)
+        read.append(found.keys)
+        return found
+
+    monkeypatch.setattr(features, "extract", noted)
+    recipe = tones(waveforms, epochs=2, curve_clips=4)
+    stages = [method.tune(one, waveforms) for one in (recipe, recipe.model_copy(update={"seed": 1}))]
+    assert all(stages)
+    split = method.split_of(recipe, waveforms)
+    whole = [tuple(clip.key for clip in side) for side in (split.train, split.valid)]
+    curve, final = read[:2], read[4:6]
+    assert [len(keys) for keys in curve] == [4, min(4, len(split.valid))]
+    assert all(set(keys) <= set(side) for keys, side in zip(curve, whole, strict=True))
+    assert read == [*curve, *curve, *final] * 2
+    assert final == whole
+    assert recipe.stage_key != tones(waveforms, epochs=2).stage_key
 
 
 def test_a_recipe_for_another_content_is_refused(waveforms: Waveforms) -> None:
