@@ -5,7 +5,7 @@ encoder makes one is in encoders/encoder.py; what is learned from features is in
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
@@ -64,6 +64,7 @@ class How(TypedDict, total=False):
     every_layer: bool
     device: str | torch.device
     precision: str
+    alive: Callable[[], None]
 
 
 def load(path: Path) -> Features:
@@ -117,13 +118,14 @@ def embed(
     every_layer: bool = False,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    alive: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "clips *layers dim"]:
     """The frozen embedding of each recording, float32 on the CPU.
 
     A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
-    `every_layer`: an embedding per layer. `precision` "bf16": autocast.
+    `every_layer`: an embedding per layer. `precision` "bf16": autocast. `alive` is called after each batch.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """
@@ -143,6 +145,7 @@ def embed(
             samples, lengths = (part.to(device, non_blocking=True) for part in (samples, lengths))
             part = encoder(samples.float() / SCALE, None if full else lengths, every_layer=every_layer)
             embedded.append((rows, part.float()))
+            alive()
     encoder.train(was_training)
     pooled = torch.empty(len(pieces), *([encoder.layer_count] if every_layer else []), encoder.dim)
     for rows, part in embedded:

@@ -5,6 +5,7 @@ the only reader of test clips, and `run` does all three in one process. Knows no
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,7 +137,8 @@ def tune(
 
     Args:
         checkpoint: where an interrupted stage 1 goes on from; written on the way.
-        report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops.
+        report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops the
+            training, but no longer the features that follow on it.
         micro_batch: rows per forward pass when the batch does not fit the memory; exact, so no field of the recipe.
 
     Returns:
@@ -161,7 +163,9 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
+    alive = _alive(lambda: told(recipe.epochs, {}))
+    sides = ("train", "valid")
+    train, valid = (_extract(recipe, encoder, waveforms, split, side, device, alive=alive) for side in sides)
     return Stage(encoder, train, valid, curve, head)
 
 
@@ -234,9 +238,17 @@ def _linear(
     )
 
 
-def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, device: str = "cpu") -> Features:
+def features_of_test(
+    recipe: Recipe,
+    encoder: Encoder,
+    waveforms: Waveforms,
+    *,
+    device: str = "cpu",
+    alive: probe.Alive = lambda: None,
+) -> Features:
     """The frozen features of the test clips. Asked for after selection only: nothing else opens them."""
-    return _extract(recipe, encoder.to(device), waveforms, split_of(recipe, waveforms), "test", device)
+    split = split_of(recipe, waveforms)
+    return _extract(recipe, encoder.to(device), waveforms, split, "test", device, alive=alive)
 
 
 def evaluate(result: Result, probes: Probes, test: Features, split: Split, *, device: str = "cpu") -> Result:
@@ -364,6 +376,7 @@ def _extract(
     device: str,
     *,
     middle_seconds: float | None = None,
+    alive: probe.Alive = lambda: None,
 ) -> Features:
     return features.extract(
         encoder,
@@ -376,7 +389,21 @@ def _extract(
         every_layer=recipe.layers == "all" and middle_seconds is None,  # the curve reads the last one
         device=device,
         precision=_precision(recipe, device),
+        alive=alive,
     )
+
+
+def _alive(tell: Callable[[], object]) -> probe.Alive:
+    """Tells on every rank, every few seconds however often it is called: each rank takes the same features."""
+    last = time.monotonic()
+
+    def alive() -> None:
+        nonlocal last
+        if ranks.agree(time.monotonic() - last > training.HEARTBEAT_SECONDS):
+            last = time.monotonic()
+            tell()
+
+    return alive
 
 
 def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:
