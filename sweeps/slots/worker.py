@@ -8,6 +8,7 @@ given.
 import gc
 import os
 import pickle
+import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,8 @@ import torch
 import torch.distributed as dist
 from ray import train
 
-from audioconfit.errors import Damaged
-from audioconfit.training import Diverged
 from sweeps import faults
-from sweeps.faults import Halted
+from sweeps.faults import Fault
 from sweeps.slots.job_queue import CLOSED, Job, RankProcess
 from sweeps.slots.jobs import Jobs
 
@@ -29,8 +28,7 @@ Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
 Value = TypeVar("Value")
 
-# After these errors the process is reusable; after any other it is replaced.
-HARMLESS = (ValueError, ArithmeticError, MemoryError, torch.OutOfMemoryError, Diverged)
+HARMLESS = (Fault.RECIPE, Fault.STORAGE)  # after these the process is reusable; after others it is replaced
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def serve(config: dict[str, Any]) -> None:
     slot: Slot = config["slot"]
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
-    process = RankProcess(actor, os.getpid(), group)
+    process = RankProcess(actor, os.getpid(), group, socket.gethostname())
     served = 0
     gc.freeze()  # the imported modules: half a million objects, and scanning them after each job took 0.3 s
     while True:
@@ -62,14 +60,14 @@ def serve(config: dict[str, Any]) -> None:
             assert job == CLOSED
             return
         failure = _run(job, slot, rank, world)
-        if failure and failure.halts:
-            slot.jobs.halt(slot.name, job, failure.why)
-        elif rank == 0 or failure:
-            slot.jobs.finish(slot.name, job, failure.why if failure else None)
+        if failure:
+            slot.jobs.fail(slot.name, job, failure.fault, failure.why)
+        elif rank == 0:
+            slot.jobs.finish(slot.name, job)
         served += 1
         if failure and world > 1:
             raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {failure.why}")
-        if failure and not failure.harmless:
+        if failure and failure.fault not in HARMLESS:
             raise RuntimeError(f"The worker may be damaged by this error and is replaced: {failure.why}")
         if slot.recycle_after and served >= slot.recycle_after:
             raise RuntimeError(f"The worker is replaced on purpose after {served} jobs.")
@@ -77,15 +75,14 @@ def serve(config: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job's own error, without its frames: those hold tensors, and so the GPU's memory."""
+    """What ended a job, without its frames: those hold tensors, and so the GPU's memory."""
 
     why: str
-    harmless: bool  # the process can go on
-    halts: bool  # every other job would meet it too
+    fault: Fault
 
 
 def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
-    """Runs one job. Returns its own error; a collective that another rank's death broke is raised: it is not the job's
+    """Runs one job. Returns what ended it; a collective that another rank's death broke is raised: it is not the job's
     fault.
     """
 
@@ -99,10 +96,9 @@ def _run(job: Job, slot: Slot, rank: int, world: int) -> Failure | None:
         if world > 1 and _collective_broke(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        if isinstance(error, Halted | Damaged):
-            return Failure(str(error), harmless=True, halts=True)
-        full = faults.is_full(error)
-        return Failure(f"{type(error).__name__}: {error}", full or isinstance(error, HARMLESS), halts=full)
+        fault = faults.blame(error)
+        said = fault is Fault.STORAGE and not faults.is_full(error)  # in a sentence of its own
+        return Failure(str(error) if said else f"{type(error).__name__}: {error}", fault)
     finally:
         gc.collect()
         if torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from math import nan
@@ -14,9 +15,11 @@ import torch
 import toys
 
 from audioconfit.training import Diverged
-from sweeps.slots.job_queue import MOST_DEATHS, Job, JobQueue, RankProcess
+from sweeps.slots.bench import MOST_DEATHS
+from sweeps.slots.job_queue import CANCELLED, Job, JobQueue, RankProcess
 from sweeps.slots.jobs import Jobs, JobStopped
 from sweeps.slots.pool import Pool, SlotShape
+from sweeps.slots.supervisor import Supervisor
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -98,11 +101,11 @@ def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
     assert end is None
 
 
-def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_reason() -> None:
+def test_a_slot_whose_workers_die_before_they_take_a_job_is_benched_and_ends() -> None:
     async def run() -> JobQueue:
         queue = JobQueue()
         for number in range(MOST_DEATHS):
-            assert (await queue.status()).halted is None
+            assert not (await queue.status()).benched
             actor: Any = ray.remote(toys.Short).remote()
             await actor.__ray_ready__.remote()
             await queue.join("slot-0", 0, RankProcess(actor, number, None))
@@ -112,5 +115,37 @@ def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_re
         return queue
 
     queue = asyncio.run(run())
-    assert "workers of slot-0 died 5 times in a row before they took a job" in (queue.halted or "")
-    assert queue.interrupted
+    benched = asyncio.run(queue.status()).benched
+    assert benched == {"slot-0": "its workers died 5 times in a row before they took a job"}
+
+
+def test_a_slots_own_errors_end_no_job_bench_it_and_halt_the_sweep(tmp_path: Path) -> None:
+    """Two jobs on the only slot, each of which lacks a package there."""
+    jobs, halted = Jobs.start(), threading.Event()
+    pool = Pool(jobs, toys.work, slots=1, shape=SlotShape(), storage=tmp_path)
+    said: list[str] = []
+
+    def halt(why: str) -> None:
+        said.append(why)
+        jobs.interrupt()
+        halted.set()
+
+    how: dict[str, Any] = {
+        "log": tmp_path / "log",
+        "wait_seconds": 600.0,
+        "still_seconds": 600.0,
+        "waiting": lambda: 1,
+        "room": None,
+        "resources": str,
+    }
+    supervisor = Supervisor(jobs, pool, **how, halt=halt, leave=said.append)
+    try:
+        ends = [results(jobs, "lacks", raise_at=1, error=ImportError("no torchcodec"))]
+        assert halted.wait(60.0)
+    finally:
+        supervisor.close()
+        pool.close()
+        jobs.end()
+    assert ends == [([], CANCELLED)]
+    assert "slot-0 (ImportError: no torchcodec, 2 times in a row)" in said[0]
+    assert "run the same command again" in said[0]
