@@ -64,7 +64,7 @@ class How(TypedDict, total=False):
     every_layer: bool
     device: str | torch.device
     precision: str
-    alive: Callable[[], None]
+    alive: Callable[[], object]
 
 
 def load(path: Path) -> Features:
@@ -118,7 +118,7 @@ def embed(
     every_layer: bool = False,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-    alive: Callable[[], None] = lambda: None,
+    alive: Callable[[], object] = lambda: None,
 ) -> Float[Tensor, "clips *layers dim"]:
     """The frozen embedding of each recording, float32 on the CPU.
 

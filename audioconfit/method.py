@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,8 +165,8 @@ def tune(
         if not ended:
             return None
     alive = _alive(lambda: told(recipe.epochs, {}))
-    sides = ("train", "valid")
-    train, valid = (_extract(recipe, encoder, waveforms, split, side, device, alive=alive) for side in sides)
+    extract = partial(_extract, recipe, encoder, waveforms, split, device=device, alive=alive)
+    train, valid = extract("train"), extract("valid")
     return Stage(encoder, train, valid, curve, head)
 
 
@@ -376,7 +377,7 @@ def _extract(
     device: str,
     *,
     middle_seconds: float | None = None,
-    alive: probe.Alive = lambda: None,
+    alive: Callable[[], object] = lambda: None,
 ) -> Features:
     return features.extract(
         encoder,

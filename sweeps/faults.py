@@ -32,6 +32,9 @@ UNUSABLE_WORDS = (
     "disk I/O error",
 )
 
+# torch's and ours, by name: to import them takes seconds, in which a worker is silent and a driver does not start.
+RECIPES_OWN = {"OutOfMemoryError", "Diverged"}
+
 PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
 
@@ -54,13 +57,10 @@ class Fault(Enum):
 
 def blame(error: BaseException) -> Fault:
     """Whose an error is that a job has raised. The one place that decides it."""
-    import torch  # here, for those who only start a job need none
-
-    from audioconfit.training import Diverged
-
     if isinstance(error, Halted | Damaged) or is_full(error):
         return Fault.STORAGE
-    if isinstance(error, MemoryError | ArithmeticError | ValueError | torch.OutOfMemoryError | Diverged):
+    named = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError | ArithmeticError | ValueError) or named & RECIPES_OWN:
         return Fault.RECIPE
     # A package or a file that its node lacks, a network that it does not reach; no setting of a recipe brings it about.
     if isinstance(error, ImportError | OSError):

@@ -261,6 +261,21 @@ def test_an_unclear_error_is_the_jobs_own_where_another_slot_agrees_or_there_is_
     asyncio.run(run())
 
 
+def test_a_job_that_no_worker_survives_is_not_held_against_its_slot() -> None:
+    async def run() -> None:
+        queue = queue_of("only")
+        submit(queue, JOB, OTHER)
+        for _ in range(ATTEMPTS):
+            assert await taken(queue, "only") == "trial"
+            queue._hand_on(queue.jobs["trial"], "its worker died")
+        assert queue.ended["trial"].end == GAVE_UP
+        assert await taken(queue, "only") == "other"
+        queue._hand_on(queue.jobs["other"], "its worker died")
+        assert await taken(queue, "only") == "other"
+
+    asyncio.run(run())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     slots=draw.integers(1, 4),
