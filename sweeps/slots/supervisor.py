@@ -20,7 +20,7 @@ from sweeps.slots.pool import Pool
 LOOK_SECONDS = 1.0
 GROW_SECONDS = 10.0
 END_SECONDS = 30.0  # for a driver to end once it was told
-GONE_LOOKS = 5  # in a row that do not reach Ray's control process, or whose question it does not answer
+GONE_LOOKS = 10  # in a row that do not reach Ray's control process, or whose question it does not answer
 LONGEST_LOOK = 5.0  # seconds; a driver that was stopped has not waited for as long
 
 
@@ -35,7 +35,8 @@ class Supervisor:
         room: how many slots the cluster can hold and the sweep can use by now; None where the number is fixed.
         resources: says what the slots ask for and what the cluster has.
         halt: called with why the sweep cannot go on.
-        leave: called with the same where the driver has not ended half a minute later, for it waits for a dead Ray.
+        leave: called with the same where Ray is dead and the driver, which may wait for it, has not ended half a minute
+            later.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Supervisor:
         self.room, self.resources, self.halt, self.leave = room, resources, halt, leave
         self.control = ray.get_runtime_context().gcs_address
         self.gone = self.signs = 0
+        self.is_dead = False  # Ray, as far as this sweep is concerned
         self.still, self.looked = 0.0, time.monotonic()
         self.seen_slot = self.grown = time.monotonic()
         self.closing = threading.Event()
@@ -76,7 +78,7 @@ class Supervisor:
             why = self._look_or_gone()
             if why is not None:
                 threading.Thread(target=self.halt, args=(why,), daemon=True).start()  # it may wait for a dead Ray, too
-                if not self.closing.wait(END_SECONDS):
+                if self.is_dead and not self.closing.wait(END_SECONDS):
                     self.leave(why)
                 return
             if self.room is not None and time.monotonic() - self.grown > GROW_SECONDS:
@@ -101,6 +103,7 @@ class Supervisor:
             self.gone += 1
             if self.gone < GONE_LOOKS or self.closing.is_set():
                 return None
+            self.is_dead = True
             return (
                 f"Ray is gone: its control process at {self.control} or the job queue does not answer ({error}). "
                 "Somebody or the system, for want of memory, has ended it. Run the same command again: what is done is "
@@ -114,11 +117,12 @@ class Supervisor:
         if status.halted:
             full = faults.says_full(status.halted)
             return faults.make_room(self.log.parent, status.halted) if full else status.halted
-        if len(status.benched) >= self.pool.size:
+        if status.benched and len(status.benched) >= self.pool.size:
             return _all_benched(status.benched)
         if status.live:
             self.seen_slot = time.monotonic()
             if (still := self._seconds_still(status.signs)) > self.still_seconds:
+                self.is_dead = True
                 return (
                     f"Nothing has moved for {still:.0f} s, though {status.live} slots are up: one of Ray's own "
                     "processes is gone or hangs. Run the same command again: what is done is kept."
