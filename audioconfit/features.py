@@ -5,7 +5,7 @@ encoder makes one is in encoders/encoder.py; what is learned from features is in
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
@@ -65,6 +65,7 @@ class How(TypedDict, total=False):
     device: str | torch.device
     precision: str
     shared: bool
+    alive: Callable[[], object]
 
 
 def load(path: Path) -> Features:
@@ -119,6 +120,7 @@ def embed(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     shared: bool = False,
+    alive: Callable[[], object] = lambda: None,
 ) -> Float[Tensor, "clips *layers dim"]:
     """The frozen embedding of each recording, float32 on the CPU.
 
@@ -126,7 +128,8 @@ def embed(
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
     `every_layer`: an embedding per layer. `precision` "bf16": autocast. `shared`: every rank calls this with the same
-    weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's.
+    weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's. `alive` is
+    called after each batch, where they are shared after one of each rank.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """
@@ -135,11 +138,13 @@ def embed(
     most = None if middle_seconds is None else max(chunk, round(middle_seconds * SAMPLE_RATE))
     pieces = _cut(encoder, waveforms, keys, chunk=chunk, most=most)
     embedded: list[tuple[list[int], Tensor]] = []  # read at the end: the CPU would wait for the GPU after each
-    was_training = encoder.training
+    was_training, turn = encoder.training, ranks.world() if shared else 1
     encoder.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for number, rows in enumerate(_batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE))):
-            if shared and number % ranks.world() != ranks.rank():
+            if number and number % turn == 0:  # on every rank alike, for it may ask the others
+                alive()
+            if shared and number % turn != ranks.rank():
                 continue
             samples, lengths = _padded(waveforms, [pieces[row] for row in rows])
             full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster

@@ -5,8 +5,10 @@ the only reader of test clips, and `run` does all three in one process. Knows no
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +140,8 @@ def tune(
 
     Args:
         checkpoint: where an interrupted stage 1 goes on from; written on the way.
-        report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops.
+        report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops the
+            training, but no longer the features that follow on it.
         micro_batch: rows per forward pass when the batch does not fit the memory; exact, so no field of the recipe.
 
     Returns:
@@ -163,9 +166,9 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    train, valid = (
-        _extract(recipe, encoder, waveforms, split, side, device, shared=True) for side in ("train", "valid")
-    )
+    alive = _alive(lambda: told(recipe.epochs, {}))
+    extract = partial(_extract, recipe, encoder, waveforms, split, device=device, shared=True, alive=alive)
+    train, valid = extract("train"), extract("valid")
     return Stage(encoder, train, valid, curve, head)
 
 
@@ -238,9 +241,17 @@ def _linear(
     )
 
 
-def features_of_test(recipe: Recipe, encoder: Encoder, waveforms: Waveforms, *, device: str = "cpu") -> Features:
+def features_of_test(
+    recipe: Recipe,
+    encoder: Encoder,
+    waveforms: Waveforms,
+    *,
+    device: str = "cpu",
+    alive: probe.Alive = lambda: None,
+) -> Features:
     """The frozen features of the test clips. Asked for after selection only: nothing else opens them."""
-    return _extract(recipe, encoder.to(device), waveforms, split_of(recipe, waveforms), "test", device)
+    split = split_of(recipe, waveforms)
+    return _extract(recipe, encoder.to(device), waveforms, split, "test", device, alive=alive)
 
 
 def evaluate(result: Result, probes: Probes, test: Features, split: Split, *, device: str = "cpu") -> Result:
@@ -370,6 +381,7 @@ def _extract(
     *,
     middle_seconds: float | None = None,
     shared: bool = False,  # among the ranks, all of which then call this
+    alive: Callable[[], object] = lambda: None,
 ) -> Features:
     clips = getattr(split, side)
     return features.extract(
@@ -384,6 +396,7 @@ def _extract(
         device=device,
         precision=_precision(recipe, device),
         shared=shared,
+        alive=alive,
     )
 
 
@@ -392,6 +405,19 @@ def _drawn(clips: Sequence[Clip], most: int | None) -> Sequence[Clip]:
     if most is None or len(clips) <= most:
         return clips
     return [clips[number] for number in sorted(np.random.default_rng(0).permutation(len(clips))[:most])]
+
+
+def _alive(tell: Callable[[], object]) -> probe.Alive:
+    """Tells on every rank, every few seconds however often it is called: each rank takes the same features."""
+    last = time.monotonic()
+
+    def alive() -> None:
+        nonlocal last
+        if ranks.agree(time.monotonic() - last > training.HEARTBEAT_SECONDS):
+            last = time.monotonic()
+            tell()
+
+    return alive
 
 
 def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:

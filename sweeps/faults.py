@@ -1,25 +1,39 @@
-"""Faults that are no trial's: the user's Ctrl-C, storage that is full, unwritable or not shared. Every other trial
-would meet them too, so they end the sweep, and the next start goes on with it.
+"""Faults: whose they are. `blame` tells what is the recipe's own, which alone ends a trial, from what is its slot's or
+the storage's. Every other trial would meet a fault of the storage, too: it ends the sweep, and the next start goes on.
 """
 
 import errno
 import os
 import re
 import shutil
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from enum import Enum
 from pathlib import Path
 from urllib.parse import quote
 
-from audioconfit.errors import InputError
+from audioconfit import files
+from audioconfit.errors import Damaged, InputError
 
 SMALL_BYTES = 64 * 2**20  # of a database that is read whole at each start: a tenth of a second
 LEAST_ROOM_BYTES = 2**20  # an empty file can be made on a full disk, too
 
 # SQLite and safetensors only put it into words, and so does Ray when it raises another process' error.
 WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "(os error 28)")
+# What a folder answers that cannot be used: by number with the name of a file of ours, or in the words of others.
+BROKEN = (errno.EROFS, errno.EIO, errno.ESTALE)
+UNUSABLE = (*BROKEN, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+UNUSABLE_WORDS = (
+    *map(os.strerror, (*BROKEN, errno.EACCES, errno.ENOTDIR)),
+    "readonly database",
+    "unable to open database file",
+    "disk I/O error",
+)
 
+# torch's and ours, by name: to import them takes seconds, in which a worker is silent and a driver does not start.
+RECIPES_OWN = {"OutOfMemoryError", "Diverged"}
 
 PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
@@ -30,6 +44,28 @@ class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of th
 
 class Halted(Exception):  # noqa: N818
     """The sweep cannot go on here and now. The message says why and the way out; the next start goes on."""
+
+
+class Fault(Enum):
+    """Whose a fault is, and so what it ends."""
+
+    RECIPE = "recipe"  # the trial
+    SLOT = "slot"  # the slot, when it happens twice in a row; the job goes to another one
+    STORAGE = "storage"  # the sweep, until somebody has mended it; no trial
+    UNCLEAR = "unclear"  # a worker's death, an unknown error: another slot is asked for its opinion
+
+
+def blame(error: BaseException) -> Fault:
+    """Whose an error is that a job has raised; the ways in which a GPU's memory runs out are known to the worker."""
+    if isinstance(error, Halted | Damaged) or is_full(error):
+        return Fault.STORAGE
+    named = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError | ArithmeticError | ValueError) or named & RECIPES_OWN:
+        return Fault.RECIPE
+    # A package or a file that its node lacks, a network that it does not reach; no setting of a recipe brings it about.
+    if isinstance(error, ImportError | OSError):
+        return Fault.SLOT
+    return Fault.UNCLEAR
 
 
 def masked(text: str) -> str:
@@ -47,6 +83,17 @@ def check_database(path: Path, storage: Path) -> None:
             f"The database {path} is damaged ({why}). python sweeps/check.py {storage} --repair makes it anew from the "
             "journal and the results; then run the same command again."
         )
+
+
+@contextmanager
+def alone_with(url: str) -> Iterator[None]:
+    """One process at a time opens an SQLite database: where two make its tables, MLflow and Optuna crash."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    with files.locked(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def damage(database: Path, *, whole: bool) -> str | None:
@@ -74,13 +121,9 @@ def is_full(error: BaseException) -> bool:
 
 def _full(error: BaseException) -> BaseException | None:
     """The first of the error and those that it came from that is about missing room."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    for cause in _causes(error):
+        if (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or says_full(str(cause)):
             return cause
-        if says_full(str(cause)):
-            return cause
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -90,14 +133,53 @@ def says_full(text: str) -> bool:
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[None]:
-    """Any error in the block that is about missing room becomes Halted, with the way out."""
+def watched(*folders: Path) -> Iterator[None]:
+    """Any error in the block that is about missing room, or about files below these folders that cannot be written or
+    read, becomes Halted, with the way out.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, Halted) or not is_full(error):
+        why = None if isinstance(error, Halted) else trouble(error, *folders)
+        if why is None:
             raise
-        raise Halted(make_room(folder, error)) from error
+        raise Halted(why) from error
+
+
+def trouble(error: BaseException, *folders: Path) -> str | None:
+    """What to tell the user where an error is the storage's; None: it is not."""
+    if is_full(error):
+        return make_room(folders[0], error)
+    if isinstance(error, InputError):
+        return None  # it has its own sentence
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            if cause.filename is None:
+                found = cause.errno in BROKEN
+            else:
+                named = Path(os.fsdecode(cause.filename)).absolute()
+                found = cause.errno in UNUSABLE and any(named.is_relative_to(one.absolute()) for one in folders)
+        else:
+            found = any(words in str(cause) for words in UNUSABLE_WORDS)
+        if found:
+            return _unusable(cause, folders[0])
+    return None
+
+
+def _unusable(error: BaseException, folder: Path) -> str:
+    return (
+        f"The storage cannot be used on {socket.gethostname()} ({str(error).strip().splitlines()[0][:300]}). See that "
+        f"all in {folder} can be read and written there by the user who runs the sweep, then run the same command "
+        "again: all that was reached is kept."
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it came from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def make_room(folder: Path, error: BaseException | str) -> str:

@@ -4,6 +4,7 @@ plan -> prepare -> search -> confirm -> select -> register -> report. The same c
 where it stopped.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +29,7 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
         from sweeps import sweep  # seconds of torch, Ray and MLflow, which --help and a typing error do without
 
         with interrupt.raised():
-            return sweep.start(plan, console)
+            return sweep.start(plan, console, leave=_leave)
     except Halted as error:
         errors.show(error)
         return errors.REFUSED
@@ -37,6 +38,12 @@ def _start(arguments: Sequence[str] | None, console: Console) -> int:
 
         report.show_interrupted(arguments, console)
         return interrupt.exit_code()
+
+
+def _leave(why: str) -> None:
+    """At once, though threads wait for a Ray that is no more; what was reached is on the disk."""
+    errors.show(Halted(why))
+    os._exit(errors.REFUSED)
 
 
 if __name__ == "__main__":

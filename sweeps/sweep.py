@@ -1,6 +1,6 @@
 """One start of a sweep: prepare -> search -> race -> confirm -> select -> register. Each phase skips what is done."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -51,8 +51,8 @@ def _data(task: Task) -> Data:
     return Data(task.dataset, task.waveforms.fingerprint, sides)
 
 
-def start(plan: Plan, console: Console) -> int:
-    """From a plan to its end; the exit code.
+def start(plan: Plan, console: Console, *, leave: Callable[[str], None] = lambda why: None) -> int:
+    """From a plan to its end; the exit code. `leave`: ends the process, with the reason, where a dead Ray holds it.
 
     Raises:
         InputError: the request cannot be met. Interrupted and Halted: as `Sweep.run`.
@@ -65,7 +65,7 @@ def start(plan: Plan, console: Console) -> int:
         faults.check_writable(plan.folder)
         check_answer(tracking_uri(plan))  # before hours of decoding, like all that follows
         _check_databases(plan)
-        stack.enter_context(faults.watched(plan.folder))
+        stack.enter_context(faults.watched(plan.folder, plan.storage))
         stack.enter_context(resuming.lease(plan.folder))
         on_cluster = joining.address() is not None
         if not on_cluster:
@@ -73,7 +73,8 @@ def start(plan: Plan, console: Console) -> int:
         if on_cluster:
             stack.enter_context(joining.join())
             capacity.fitting_shape(slot_request(plan))
-            nodes.check_shared(plan.storage.absolute(), plan.recordings)
+            plan = backbones.absolute(plan)
+            nodes.check_shared(plan.storage.absolute(), [*plan.recordings, *backbones.folders(plan)])
         decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
         ready = datasets.prepare(plan, console, map=decode if on_cluster else None)
         cells = tell_apart(lay_out(plan, ready), resuming.recorded(plan.folder))
@@ -82,7 +83,7 @@ def start(plan: Plan, console: Console) -> int:
             return 0
         itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
         resuming.reconcile(plan.folder, cells)
-        return Sweep(plan, itself, cells, ready, console).run()
+        return Sweep(plan, itself, cells, ready, console, leave).run()
 
 
 def tracking_uri(plan: Plan) -> str:
@@ -106,7 +107,13 @@ class Sweep:
     """The phases in order, each a method."""
 
     def __init__(
-        self, plan: Plan, identity: Identity, cells: Sequence[Cell], tasks: Sequence[Task], console: Console
+        self,
+        plan: Plan,
+        identity: Identity,
+        cells: Sequence[Cell],
+        tasks: Sequence[Task],
+        console: Console,
+        leave: Callable[[str], None],
     ) -> None:
         self.plan, self.cells, self.console = plan, cells, console
         self.tasks = {task.dataset: task for task in tasks}
@@ -123,10 +130,8 @@ class Sweep:
             micro_batch=plan.micro_batch,
             retry_failed=plan.retry_failed,
         )
-        said = {"command": origin.command(), **origin.here()}
-        self.tracker = Tracker(
-            tracking_uri(plan), identity, plan.folder / "tracking", origin=said, data=map(_data, tasks)
-        )
+        said, place = {"command": origin.command(), **origin.here()}, plan.folder / "tracking"
+        self.tracker = Tracker(tracking_uri(plan), identity, place, origin=said, data=map(_data, tasks))
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
         self.slots = WarmSlots(
@@ -137,6 +142,7 @@ class Sweep:
             wait_seconds=plan.wait_seconds,
             started=self._note_conduct,
             halt=self._halt,
+            leave=leave,
         )
         self.problem: str | None = None
         self.waiting: str | None = None  # why champions are not registered yet
@@ -160,6 +166,7 @@ class Sweep:
                 races, lost = self._race()
                 candidates, failures = self._confirm(races)
                 confirmation.record(self.plan.folder, candidates)
+                self.slots.rest()
                 champions = self._crown(candidates, races)
                 self._close_cells(candidates)
                 self.written = self._report(champions)
@@ -171,19 +178,19 @@ class Sweep:
             self.tracker.close()
             self.store.drop_leftovers()
         report.show_races(races, self.console)
-        seen = [task.dataset for task in self.tasks.values() if task.folds > 1]
+        tasks = self.tasks.values()
+        seen = [task.dataset for task in tasks if task.folds > 1]
         report.show_results(self.cells, candidates, champions, self.console, seen=seen)
-        report.show_seen(self.tasks.values(), self.console)
+        report.show_seen(tasks, self.console)
         trials = {cell.name: reasons(self.studies.history(cell)) for cell in self.cells}
         report.show_failed_trials(trials, self.studies.hopeless, self.console)
         report.show_failures(lost | failures, self.tracker.problems, self.console)
         report.show_waiting(self.waiting, self.console)
         self.console.print(self.written, soft_wrap=True, markup=False)
-        refitted = self.plan.refit
         place = self.tracker.uri, self.plan.folder, self.tracker.experiment
-        report.show_links(*place, champions, self.console, refitted=refitted)
+        report.show_links(*place, champions, self.console, refitted=self.plan.refit)
         complete = len(candidates) == len(self.cells) and self.waiting is None and self.tracker.failing is None
-        return 0 if complete else 1
+        return int(not complete)
 
     def _note_conduct(self, shape: SlotShape) -> None:
         """Says so where trials run otherwise than earlier ones did."""
@@ -250,8 +257,8 @@ class Sweep:
 
     def _lane(self, task: Task) -> Race:
         """The race of a task at its start."""
-        cells = [cell for cell in self.cells if cell.base.dataset == task.dataset]
-        chosen = race.finalists([self._ranked(cell) for cell in cells], count=self.plan.finalists)
+        ranked = [self._ranked(cell) for cell in self.cells if cell.base.dataset == task.dataset]
+        chosen = race.finalists(ranked, count=self.plan.finalists)
         metric = scores.fitting(self.plan.metric, multi_label=task.split.multi_label)
         return Race(chosen, len(task.inner), metric, always=self.plan.select == "race")
 
@@ -263,11 +270,8 @@ class Sweep:
 
     def _confirm(self, races: Mapping[str, Race]) -> tuple[list[Candidate], dict[str, str]]:
         """The best recipe of each cell over its seeds or folds, if a trial completed; and why some runs failed."""
-        work = [
-            (cell, self._confirmations(cell, best.recipe), best.cost)
-            for cell in self.cells
-            if (best := self._best(cell, races)) is not None
-        ]
+        found = [(cell, best) for cell in self.cells if (best := self._best(cell, races)) is not None]
+        work = [(cell, self._confirmations(cell, best.recipe), best.cost) for cell, best in found]
         wanted = [run for _, assigned, _ in work for run in assigned]
         runs.settle(runs.CONFIRMATION, self.cells, wanted, self.tracker)
         waiting = [(cell, run) for cell, assigned, _ in work for run in assigned if not run.is_done]
@@ -304,11 +308,11 @@ class Sweep:
         self.table.say("registering the best probes")
         crowned: list[registry.Registered] = []
         for dataset in dict.fromkeys(candidate.dataset for candidate in candidates):
-            rivals = [candidate for candidate in candidates if candidate.dataset == dataset]
-            raced = races.get(dataset)
+            rivals, raced = [one for one in candidates if one.dataset == dataset], races.get(dataset)
             winner = selection.champion(rivals, raced)
             if not self.store.has_encoder(winner.best_run.recipe.stage_key):
                 confirmation.train_again(self.slots.serve(lambda: 1), winner.best_run)
+                self.slots.rest()
             why, refit = selection.explain(winner, rivals, raced), None
             if self.plan.refit:
                 refit = self._refit(winner, raced)
@@ -333,6 +337,7 @@ class Sweep:
         again = runs.REFIT.assignment(cell, recipe, self.plan.folder, self.plan.micro_batch)
         if not again.is_done:
             failures = runs.carry_out(runs.REFIT, self.slots.serve(lambda: 1), [(cell, again)], self.tracker)
+            self.slots.rest()
             if failures:
                 raise Halted(f"The champion could not be trained once more ({failures[again.key]}); leave out --refit.")
             self.tracker.flush()

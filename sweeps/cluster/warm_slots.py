@@ -13,6 +13,8 @@ from sweeps.slots.pool import Pool, SlotShape
 from sweeps.slots.slot import Work
 from sweeps.slots.supervisor import Supervisor
 
+MARGIN_SECONDS = 120.0  # a job may be silent for the patience, then its slot is killed and started again
+
 
 @dataclass
 class WarmSlots:
@@ -25,6 +27,7 @@ class WarmSlots:
         wait_seconds: without any live slot, after which the sweep halts.
         started: called with the shape of a slot before the first one starts.
         halt: called with the reason when the sweep cannot go on.
+        leave: called with it when the driver hangs after that.
     """
 
     request: SlotRequest
@@ -34,6 +37,7 @@ class WarmSlots:
     wait_seconds: float
     started: Callable[[SlotShape], None]
     halt: Callable[[str], None]
+    leave: Callable[[str], None]
     _jobs: Jobs | None = None
     _pool: Pool | None = None
     _waiting: Callable[[], int] | None = None
@@ -44,6 +48,10 @@ class WarmSlots:
         """The job queue, with slots behind it. `waiting`: how many jobs the slots can still be used for."""
         self._waiting = waiting
         return self._jobs or self._start()
+
+    def rest(self) -> None:
+        """Nobody waits for the slots just now; they stay warm."""
+        self._waiting = None
 
     def most_trials(self, remaining: int) -> int:
         """How many of the remaining trials can ever run at the same time."""
@@ -73,6 +81,7 @@ class WarmSlots:
             return capacity.slot_count(self.request, shape, self._waiting() if self._waiting else 1)
 
         jobs = self._jobs = Jobs.start(patience_seconds=self.patience_seconds)
+        self._open.callback(jobs.end)
         if self._interrupted:
             jobs.interrupt()
         pool = self._pool = Pool(jobs, self.work, slots=count(), shape=shape, storage=self.folder / "train")
@@ -82,9 +91,12 @@ class WarmSlots:
             pool,
             log=self.folder / "slots.log",
             wait_seconds=self.wait_seconds,
+            still_seconds=self.patience_seconds + MARGIN_SECONDS,
+            waiting=lambda: self._waiting() if self._waiting else 0,
             room=count if capacity.can_grow(self.request) else None,
             resources=lambda: capacity.describe(shape),
             halt=self.halt,
+            leave=self.leave,
         )
         self._open.callback(supervisor.close)
         return jobs

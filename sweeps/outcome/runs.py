@@ -16,6 +16,7 @@ from sweeps.tracking.tracker import Tracker
 from sweeps.trial.assignment import Assignment
 
 Run = tuple[Cell, Assignment]
+MOST_FOLLOWED = 200  # jobs at a time, of the thousand calls that the queue answers at once; more than it has slots
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ CONFIRMATION = Kind("confirmation", "-test-", True, "Another recipe has become t
 
 def carry_out(kind: Kind, jobs: Jobs, work: Sequence[Run], tracker: Tracker) -> dict[str, str]:
     """Runs the assignments, as many at a time as there are slots. Returns the failures: key -> why."""
-    with ThreadPoolExecutor(max_workers=len(work)) as threads:
+    with ThreadPoolExecutor(max_workers=min(len(work), MOST_FOLLOWED)) as threads:
         ends = threads.map(lambda item: _follow(kind, jobs, item[0], item[1], tracker), work)
         return {assignment.key: why for (_, assignment), why in zip(work, ends, strict=True) if why}
 

@@ -39,7 +39,6 @@ WHY, AGAIN = "why", "again"  # a trial's attributes: why it failed; the number o
 STARTUP_TRIALS = 5  # drawn at random and run to the end, before TPE and pruning have enough to go by
 
 
-RUNNER_DIED = "Tune's own actor for this trial died three times."
 LONGEST_REASON = 200  # characters
 
 
@@ -158,15 +157,18 @@ class Studies:
         return early and trial.should_prune()
 
     def finish(self, name: str, result: Mapping[str, Any], *, error: bool = False) -> None:
-        """How a running trial ended: by its last result, or by an error of its runner."""
+        """How a running trial ended: by its last result. An error is its runner's, and it runs again."""
         asked = self.live.pop(name)
         cell, study = asked.cell.name, self.studies[asked.cell.name]
         if result.get("failed") == CANCELLED:  # the queue hears of an interruption before its driver does
             self.interrupted.set()
         if self.interrupted.is_set() and not result.get("ended"):
             return  # not lost: it stays RUNNING and is adopted at the next start
-        if error or result.get("failed"):
-            study.tell(asked.trial, TrialState.FAIL, why=reason(result.get("failed") or RUNNER_DIED))
+        if error:
+            self.held.insert(0, asked)
+            return
+        if result.get("failed"):
+            study.tell(asked.trial, TrialState.FAIL, why=reason(result["failed"]))
             if why := _hopeless(self.history(asked.cell)):
                 self.hopeless[cell] = why
         elif result.get("ended"):
@@ -279,11 +281,12 @@ class Studies:
 
 def open_storage(url: str) -> BaseStorage:
     """Optuna's storage behind a URL: any of SQLAlchemy's, or `journal:PATH` for a journal file."""
-    if url.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     connect = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        return RDBStorage(url, engine_kwargs=connect)
+        if url.startswith("journal:"):
+            return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+        with faults.alone_with(url):
+            return RDBStorage(url, engine_kwargs=connect)
     except Exception as error:  # no URL, a driver that is not installed, a database that is away or refuses us
         if faults.is_full(error):
             raise

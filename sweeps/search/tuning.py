@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from sweeps import faults
 from sweeps.request.cells import Cell
 from sweeps.search import ranking
-from sweeps.search.studies import RUNNER_DIED, SCORE, Studies
+from sweeps.search.studies import SCORE, Studies
 from sweeps.search.trainable import Trial
 from sweeps.slots.jobs import Jobs
 from sweeps.tracking.journal import Outcome
@@ -169,8 +169,8 @@ class Record(tune.Callback):
         self._tidy(self.studies.cells[cell], trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.tracker.end(trial.config["job"].key, Outcome.FAILED, why=RUNNER_DIED)
-        self.listener.ended(trial.config["cell"], Outcome.FAILED)
+        """Tune's own actor for it died more often than Tune tries; the trial is held, and goes on under another."""
+        self.listener.ended(trial.config["cell"], Outcome.DROPPED)
 
     def _tidy(self, cell: Cell, number: int) -> None:
         """Keeps the best encoders and the latest checkpoints of pruned trials: disk grows with cells, not with trials.

@@ -1,9 +1,9 @@
 """The job queue: between those who want results (the search, the confirmation) and the warm slots that work.
 
 A slot belongs to no trial: whichever is free takes the next job. The queue keeps two jobs of one stage from running at
-the same time, and watches over the slots: a silent one is killed and its job handed out again. It holds nothing that
-its callers cannot tell it again, so a restarted queue goes on. It knows nothing of audio, Optuna or MLflow. Talk to it
-through `Jobs` in jobs.py.
+the same time, and watches over the slots: a silent one is killed and its job handed out again; one where job after job
+fails is benched. It holds nothing that its callers cannot tell it again, so a restarted queue goes on. It knows nothing
+of audio, Optuna or MLflow. Talk to it through `Jobs` in jobs.py.
 """
 
 import asyncio
@@ -14,12 +14,14 @@ from typing import Any
 
 import ray
 
+from sweeps.faults import Fault
+from sweeps.slots.bench import Bench, Failed
+
 # After a restart, wait for the slots to announce their jobs; otherwise a running job is handed out twice.
 LISTEN_SECONDS = 3.0
 # A shorter pause is no reason to give a machine back: the confirmation follows on the search within seconds.
 IDLE_SECONDS = 60.0
-ATTEMPTS = 3  # at a job, without progress
-MOST_DEATHS = 5
+ATTEMPTS = 3  # at a job, without progress, on slots that do well with others
 CLOSED, CANCELLED, DONE = "closed", "cancelled", "done"
 
 
@@ -45,10 +47,12 @@ class Entry:
     attempts: int = 0
     last_step: int = -1
     followed: int = -1
-    heard: float = 0.0
+    heard: float = 0.0  # on the monotonic clock, as all times but those of events
+    untold_since: float = math.inf  # when a result of it began to wait for its follower
     results: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     end: str | None = None
     cancelled: bool = False
+    failed_on: set[str] = field(default_factory=set)  # slots, since its last progress
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Status:
-    """How many slots are up, why the queue halted if it did, and the events since the last status."""
+    """How many slots are up and of use, why the queue halted if it did, the events since the last status, which slots
+    are benched for what, and a number that grows with each sign of life of a job.
+    """
 
     live: int
     halted: str | None
     events: list[Event]
+    benched: dict[str, str]
+    signs: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class RankProcess:
     actor: Any
     pid: int
     placement_group: Any
+    node: str = ""
 
 
 class JobQueue:
@@ -90,12 +99,14 @@ class JobQueue:
         self.warm: dict[str, str | None] = {}
         self.idle_since: dict[str, float] = {}
         self.needed: int | None = None  # how many slots the sweep can use; None: all
-        self.deaths: dict[str, int] = {}  # of a slot's workers in a row, none of which took a job
+        self.bench = Bench()
+        self.nodes: dict[str, str] = {}  # where each slot has its first rank, or had it
         self.events: list[Event] = []
         self.closed = self.interrupted = False
+        self.signs = 0
         self.halted: str | None = None
         self.change = asyncio.Condition()
-        self.born = time.time()
+        self.born = time.monotonic()
         self.watch: asyncio.Task[None] | None = None
 
     # Called by those who want results.
@@ -107,8 +118,9 @@ class JobQueue:
         """
         self.watch = self.watch or asyncio.create_task(self._watchdog())
         entry = self.jobs.get(job.key) or self.ended.get(job.key)
-        if entry is None:
+        if entry is None or (entry.end == CANCELLED and after < 0):  # by an earlier follower, which is no more
             entry = self.jobs[job.key] = Entry(job)
+            self.signs += 1
             if self.interrupted:
                 self._end(entry, CANCELLED)
         entry.followed = max(entry.followed, after)
@@ -135,14 +147,22 @@ class JobQueue:
         known = self.slots.setdefault(slot, {}).get(rank)
         if known is None or known.pid != process.pid:
             self._log("join", slot, f"rank {rank} pid {process.pid}")
+        if rank == 0 and self.nodes.get(slot) != process.node:
+            self.nodes[slot] = process.node
+            self.bench.clear(slot)
         self.slots[slot][rank] = process
 
     async def take(self, slot: str, wait_seconds: float = 10.0) -> Job | str | None:
-        """The next job; None if there is none yet; CLOSED if there will be none or the slot is not needed any more."""
-        await asyncio.sleep(max(0.0, self.born + LISTEN_SECONDS - time.time()))
+        """The next job; None if there is none yet; CLOSED if there will be none or the slot is not needed any more.
+
+        A benched slot waits in vain rather than ends: it keeps its place, where the next one would fail as well.
+        """
+        await asyncio.sleep(max(0.0, self.born + LISTEN_SECONDS - time.monotonic()))
+        if self.bench.is_given_up(slot):
+            return CLOSED
         for entry in self._run_by(slot):  # a slot that asks again has lost its job
-            self._requeue(entry, "its worker restarted")
-        self.idle_since.setdefault(slot, time.time())
+            self._hand_on(entry, "its worker restarted")
+        self.idle_since.setdefault(slot, time.monotonic())
         async with self.change:
             try:
                 await asyncio.wait_for(self.change.wait_for(lambda: self.closed or self._next(slot)), wait_seconds)
@@ -153,9 +173,10 @@ class JobQueue:
             taken = self._next(slot)
             if taken is None:
                 return None
-            self.deaths.pop(slot, None)
+            self.bench.took(slot)
+            self.signs += 1
             self.idle_since.pop(slot, None)  # a dead worker's request may still be waiting beside its successor's
-            taken.slot, taken.heard, taken.attempts = slot, time.time(), taken.attempts + 1
+            taken.slot, taken.heard, taken.attempts = slot, time.monotonic(), taken.attempts + 1
             self.warm[slot] = taken.job.warmth
         self._log("take", slot, taken.job.key)
         return taken.job
@@ -166,6 +187,7 @@ class JobQueue:
         A result waits until its predecessor was followed, that is, judged: a trial is never more than one step ahead
         of its search, and the last seconds of a killed driver's worker change nothing.
         """
+        self.signs += 1
         entry = self._entry(job)
         entry.slot = entry.slot or slot
         if entry.slot != slot or entry.cancelled or entry.end is not None:
@@ -173,41 +195,64 @@ class JobQueue:
         if metrics is not None and step > entry.last_step:
             before, entry.last_step = entry.last_step, step
             entry.attempts = 1  # progress: the job was preempted, it is not poisonous
+            entry.failed_on.clear()
+            self.bench.clear(slot)
             entry.results.append((step, metrics))
-            entry.heard = math.inf  # not silent: it waits for us
+            entry.heard, entry.untold_since = math.inf, time.monotonic()  # not silent: it waits for us
             await self._wake_all()
             async with self.change:
                 await self.change.wait_for(lambda: entry.followed >= before or entry.cancelled or entry.end is not None)
-        entry.heard = time.time()
+            entry.untold_since = math.inf
+        entry.heard = time.monotonic()
         return entry.slot == slot and not entry.cancelled and entry.end is None
 
-    async def finish(self, slot: str, job: Job, error: str | None = None) -> None:
-        """The slot is done with the job. An error here is the job's own: it is not tried again."""
-        entry = self._entry(job)
-        if entry.slot in (slot, None) and entry.end is None:
+    async def finish(self, slot: str, job: Job) -> None:
+        """The slot is done with the job. One that the queue does not know is abandoned, or its results are lost with an
+        earlier queue: whoever follows it has it run again.
+        """
+        entry = self.jobs.get(job.key)
+        if entry is not None and entry.slot in (slot, None):
             self._log("finish", slot, job.key)
-            self._end(entry, error or (CANCELLED if entry.cancelled else DONE))
+            self.bench.clear(slot)
+            self._end(entry, CANCELLED if entry.cancelled else DONE)
             await self._wake_all()
 
-    async def halt(self, slot: str, job: Job, why: str) -> None:
-        """A fault that is not the job's and would meet every other job too: all jobs end, and go on at the next
-        start.
+    async def fail(self, slot: str, job: Job, fault: Fault, why: str) -> None:
+        """The job did not end well on this slot, and whose fault it was says what ends: the job, or all jobs, which go
+        on at the next start; or nothing, and another slot takes it. Each rank may say so; the first one is heard.
         """
-        self._log("halt", slot, why)
-        self.halted = self.halted or why
-        self._entry(job).slot = None
-        await self.interrupt()
+        entry = self._entry(job)
+        if fault is Fault.STORAGE:
+            self._log("halt", slot, why)
+            self.halted = self.halted or why
+            entry.slot = None
+            await self.interrupt()
+        elif entry.slot not in (slot, None) or entry.end is not None:
+            return
+        elif fault is Fault.RECIPE or (
+            fault is Fault.UNCLEAR and (entry.failed_on - {slot} or not self._untried(slot, entry))
+        ):
+            self._log("finish", slot, job.key)
+            self.bench.acquit(job.key)
+            self._end(entry, CANCELLED if entry.cancelled else why)
+        elif entry.slot == slot:
+            self._hand_on(entry, why, certain=fault is Fault.SLOT)
+        await self._wake_all()
 
     # Called by the driver.
 
     async def status(self) -> Status:
         """How things are; each event is told once."""
         events, self.events = self.events, []
-        return Status(len(self.slots), self.halted, events)
+        return Status(len(self._useful()), self.halted, events, self.bench.reasons(), self.signs)
 
     async def live(self) -> int:
-        """How many slots are up."""
-        return len(self.slots)
+        """How many slots are up and of use."""
+        return len(self._useful())
+
+    async def is_given_up(self, slot: str) -> bool:
+        """Whether no worker of the slot ever lived long enough, so that it is not worth a new one."""
+        return self.bench.is_given_up(slot)
 
     async def placement_group(self, slot: str) -> Any:
         """The placement group of a slot, for the driver to remove when its Train controller died."""
@@ -234,17 +279,22 @@ class JobQueue:
     # Inside.
 
     def _next(self, slot: str) -> Entry | None:
-        """The next waiting job whose stage is not already being trained; jobs that the slot is warm for go first."""
+        """The next waiting job whose stage is not already being trained; jobs that the slot is warm for go first. One
+        that failed here is left to a slot that has not tried it.
+        """
+        if self.bench.holds(slot):
+            return None
         busy = {entry.job.stage for entry in self.jobs.values() if entry.slot}
         waiting = [entry for entry in self.jobs.values() if not entry.slot]
         free = [entry for entry in waiting if entry.job.stage is None or entry.job.stage not in busy]
+        free = [entry for entry in free if slot not in entry.failed_on or not self._untried(slot, entry)]
         warm = (entry for entry in free if entry.job.warmth == self.warm.get(slot))
         return next(warm, free[0] if free else None)
 
     def _let_go(self, slot: str) -> bool:
         """Whether an idle slot is not needed any more; it is then forgotten."""
-        idle = time.time() - self.idle_since.get(slot, math.inf) >= self.idle_seconds
-        if self.needed is None or len(self.slots) <= self.needed or not idle:
+        idle = time.monotonic() - self.idle_since.get(slot, math.inf) >= self.idle_seconds
+        if self.needed is None or len(self._useful()) <= self.needed or not idle or self.bench.holds(slot):
             return False
         self._log("let go", slot, f"{self.needed} slots are enough")
         self._forget(slot)
@@ -264,12 +314,28 @@ class JobQueue:
         entry.end, entry.slot = how, None
         self.ended[entry.job.key] = self.jobs.pop(entry.job.key)
 
-    def _requeue(self, entry: Entry, why: str) -> None:
-        self._log("requeue", entry.slot or "", f"{entry.job.key}: {why}")
-        entry.slot = None
+    def _useful(self) -> set[str]:
+        """The slots that are up and not benched."""
+        return {slot for slot in self.slots if not self.bench.holds(slot)}
+
+    def _untried(self, slot: str, entry: Entry) -> set[str]:
+        """The other slots that have not failed with the job."""
+        return self._useful() - entry.failed_on - {slot}
+
+    def _hand_on(self, entry: Entry, why: str, *, certain: bool = False) -> None:
+        """The job goes to another slot, if there is one, at the cost of this one until the job itself is to blame."""
+        slot, key, entry.slot = entry.slot or "", entry.job.key, None
+        self._log("requeue", slot, f"{key}: {why}")
+        entry.failed_on.add(slot)
         if entry.cancelled:
             self._end(entry, CANCELLED)
-        elif entry.attempts >= ATTEMPTS:
+        elif self.bench.failed(slot, Failed(key, why, certain)):
+            self._log("bench", slot, why)
+            for failure in self.bench.rows[slot]:
+                if (blamed := self.jobs.get(failure.key)) is not None:
+                    blamed.attempts -= 1
+        elif entry.attempts >= (2 * len(self.slots) + 1 if certain else ATTEMPTS):  # every slot could be benched by now
+            self.bench.acquit(key)
             self._end(entry, f"gave up after {entry.attempts} attempts without progress: {why}")
 
     async def _watchdog(self) -> None:
@@ -280,7 +346,9 @@ class JobQueue:
             # Run by a slot that this queue, restarted, has never seen: without this a sweep hung.
             for entry in [entry for entry in self.jobs.values() if entry.slot and entry.slot not in self.slots]:
                 if self._is_silent(entry):
-                    self._requeue(entry, "its slot is gone")
+                    self._hand_on(entry, "its slot is gone")
+            for entry in list(self.jobs.values()):
+                self._forget_if_abandoned(entry)
             await self._wake_all()
 
     async def _look_after(self, slot: str, ranks: dict[int, RankProcess]) -> None:
@@ -294,25 +362,22 @@ class JobQueue:
                 ray.kill(process.actor)
         if silent or dead:
             self._forget(slot)
-            if not running:
-                await self._count_death(slot)
+            if not running and self.bench.died(slot):
+                self._log("bench", slot, self.bench.reasons()[slot])
             for entry in running:
-                self._requeue(entry, f"silent for {self.patience_seconds:.0f} s" if silent else "its worker died")
+                self._hand_on(entry, f"silent for {self.patience_seconds:.0f} s" if silent else "its worker died")
 
-    async def _count_death(self, slot: str) -> None:
-        """A worker died before it took a job, killed for memory more often than not; its successors do the same."""
-        self.deaths[slot] = self.deaths.get(slot, 0) + 1
-        self._log("died", slot, f"before it took a job, {self.deaths[slot]} of {MOST_DEATHS} times")
-        if self.deaths[slot] >= MOST_DEATHS:
-            self.halted = self.halted or (
-                f"The workers of {slot} died {MOST_DEATHS} times in a row before they took a job: most likely their "
-                "machine has no memory left for them. Ask for fewer at a time (--slots, --workers-per-trial) or take a "
-                "larger machine, then run the same command again."
-            )
-            await self.interrupt()
+    def _forget_if_abandoned(self, entry: Entry) -> None:
+        """A job whose follower died would keep its slot for ever. Who follows it again submits it again, and it goes
+        on from its checkpoint.
+        """
+        if time.monotonic() - entry.untold_since > self.patience_seconds:
+            self._log("abandoned", entry.slot or "", f"{entry.job.key}: nobody follows it")
+            entry.end, entry.slot = CANCELLED, None
+            del self.jobs[entry.job.key]
 
     def _is_silent(self, entry: Entry) -> bool:
-        return time.time() - entry.heard > self.patience_seconds
+        return time.monotonic() - entry.heard > self.patience_seconds
 
     async def _wake_all(self) -> None:
         async with self.change:

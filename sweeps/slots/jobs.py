@@ -9,7 +9,10 @@ from typing import Any
 
 import ray
 
+from sweeps.faults import Fault
 from sweeps.slots.job_queue import CANCELLED, IDLE_SECONDS, Job, JobQueue, RankProcess, Status
+
+ANSWER_SECONDS = 30.0  # of the queue, which answers in milliseconds, but is started again where it was killed
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,13 @@ class Jobs:
         """A result, or a sign of life (metrics None). Returns whether to go on."""
         return bool(ray.get(self.actor.report.remote(slot, job, step, metrics)))
 
-    def finish(self, slot: str, job: Job, error: str | None) -> None:
+    def finish(self, slot: str, job: Job) -> None:
         """The slot is done with the job."""
-        ray.get(self.actor.finish.remote(slot, job, error))
+        ray.get(self.actor.finish.remote(slot, job))
 
-    def halt(self, slot: str, job: Job, why: str) -> None:
-        """A fault that every job would meet: all of them end, and go on at the next start."""
-        ray.get(self.actor.halt.remote(slot, job, why))
+    def fail(self, slot: str, job: Job, fault: Fault, why: str) -> None:
+        """The job did not end well on this slot. By whose fault it was, it ends, is handed on, or all jobs end."""
+        ray.get(self.actor.fail.remote(slot, job, fault, why))
 
     # For the driver.
 
@@ -104,9 +107,17 @@ class Jobs:
         return int(ray.get(self.actor.live.remote()))
 
     def status(self) -> Status:
-        """How things are."""
-        status: Status = ray.get(self.actor.status.remote())
+        """How things are.
+
+        Raises:
+            ray.exceptions.GetTimeoutError: the queue does not answer.
+        """
+        status: Status = ray.get(self.actor.status.remote(), timeout=ANSWER_SECONDS)
         return status
+
+    def is_given_up(self, slot: str) -> bool:
+        """Whether the slot is not worth a new worker."""
+        return bool(ray.get(self.actor.is_given_up.remote(slot)))
 
     def placement_group(self, slot: str) -> Any:
         """The placement group of a slot that is known."""
@@ -123,3 +134,7 @@ class Jobs:
     def close(self) -> None:
         """Lets the slots end."""
         ray.get(self.actor.close.remote())
+
+    def end(self) -> None:
+        """Ends the queue itself, which a cluster or a notebook would keep after the sweep."""
+        ray.kill(self.actor)

@@ -50,7 +50,7 @@ class Pool:
 
     def __init__(self, jobs: Jobs, work: Work, *, slots: int, shape: SlotShape, storage: Path) -> None:
         self.jobs, self.work, self.shape, self.storage = jobs, work, shape, storage
-        self.closing = False
+        self.closing = threading.Event()
         self.errors: list[str] = []
         self.threads: list[threading.Thread] = []
         self.numbers = itertools.count()
@@ -64,27 +64,34 @@ class Pool:
             self.threads.append(thread)
             thread.start()
 
+    @property
+    def size(self) -> int:
+        """How many slots there are, up or not."""
+        return sum(thread.is_alive() for thread in self.threads)
+
     def close(self, timeout_seconds: float = 20.0) -> None:
         """Lets the slots end and waits for them."""
-        self.closing = True
+        self.closing.set()
         self.jobs.close()
         deadline = time.monotonic() + timeout_seconds
         for thread in self.threads:
             thread.join(max(0.1, deadline - time.monotonic()))
 
     def _keep(self, slot: str) -> None:
-        while not self.closing:
+        while not self.closing.is_set():
             try:
                 self._trainer(slot).fit()
+                if not self.closing.is_set() and self.jobs.is_given_up(slot):
+                    self.closing.wait()  # keeps its place, where a new slot would not live either
                 return  # the queue let it go
             except Exception as error:
-                if self.closing:
+                if self.closing.is_set():
                     return
                 self.errors.append(f"{slot}: {type(error).__name__}: {str(error)[:300]}")
                 group = self.jobs.placement_group(slot)
                 if group is not None:  # a dead controller leaves it behind, and the slot's CPUs with it
                     ray.util.remove_placement_group(group)
-                time.sleep(2.0)
+                self.closing.wait(2.0)
 
     def _trainer(self, name: str) -> TorchTrainer:
         shape = self.shape

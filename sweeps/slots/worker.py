@@ -8,6 +8,7 @@ given.
 import gc
 import os
 import pickle
+import socket
 import traceback
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,17 +19,14 @@ import torch.distributed as dist
 from ray import train
 
 from audioconfit import memory
-from audioconfit.errors import Damaged
-from audioconfit.training import Diverged
 from sweeps import faults
-from sweeps.faults import Halted
+from sweeps.faults import Fault
 from sweeps.slots.job_queue import CLOSED, Job, RankProcess
 from sweeps.slots.slot import Slot, Work
 
 Value = TypeVar("Value")
 
-# After these errors, and where a GPU's memory ran out, the process is reusable; after any other it is replaced.
-HARMLESS = (ValueError, ArithmeticError, MemoryError, Diverged)
+HARMLESS = (Fault.RECIPE, Fault.STORAGE)  # after these the process is reusable; after others it is replaced
 
 
 def serve(slot: Slot) -> None:
@@ -36,7 +34,7 @@ def serve(slot: Slot) -> None:
     work = slot.find_work()
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
-    process = RankProcess(actor, os.getpid(), group)
+    process = RankProcess(actor, os.getpid(), group, socket.gethostname())
     if 0 < slot.gpus < 1 and torch.cuda.is_available():
         memory.share(slot.gpus)
     served = 0
@@ -49,15 +47,15 @@ def serve(slot: Slot) -> None:
         if not isinstance(job, Job):
             assert job == CLOSED
             return
-        failure = _run(job, slot, work, rank, world)
-        if failure and failure.halts:
-            slot.jobs.halt(slot.name, job, failure.why)
-        elif rank == 0 or failure:
-            slot.jobs.finish(slot.name, job, failure.why if failure else None)
+        failure = _run(job, work, slot, rank, world)
+        if failure:
+            slot.jobs.fail(slot.name, job, failure.fault, failure.why)
+        elif rank == 0:
+            slot.jobs.finish(slot.name, job)
         served += 1
         if failure and world > 1:
             raise RuntimeError(f"One rank failed and the others may wait for it in a collective: {failure.why}")
-        if failure and not failure.harmless:
+        if failure and failure.fault not in HARMLESS:
             raise RuntimeError(f"The worker may be damaged by this error and is replaced: {failure.why}")
         if slot.recycle_after and served >= slot.recycle_after:
             raise RuntimeError(f"The worker is replaced on purpose after {served} jobs.")
@@ -65,15 +63,14 @@ def serve(slot: Slot) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job's own error, without its frames: those hold tensors, and so the GPU's memory."""
+    """What ended a job, without its frames: those hold tensors, and so the GPU's memory."""
 
     why: str
-    harmless: bool  # the process can go on
-    halts: bool  # every other job would meet it too
+    fault: Fault
 
 
-def _run(job: Job, slot: Slot, work: Work, rank: int, world: int) -> Failure | None:
-    """Runs one job. Returns its own error; a collective that another rank's death broke is raised: it is not the job's
+def _run(job: Job, work: Work, slot: Slot, rank: int, world: int) -> Failure | None:
+    """Runs one job. Returns what ended it; a collective that another rank's death broke is raised: it is not the job's
     fault.
     """
 
@@ -87,11 +84,9 @@ def _run(job: Job, slot: Slot, work: Work, rank: int, world: int) -> Failure | N
         if world > 1 and _collective_broke(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        if isinstance(error, Halted | Damaged):
-            return Failure(str(error), harmless=True, halts=True)
-        full = faults.is_full(error)
-        harmless = full or isinstance(error, HARMLESS) or memory.ran_out(error)
-        return Failure(f"{type(error).__name__}: {error}", harmless, halts=full)
+        fault = Fault.RECIPE if memory.ran_out(error) else faults.blame(error)
+        said = fault is Fault.STORAGE and not faults.is_full(error)  # in a sentence of its own
+        return Failure(str(error) if said else f"{type(error).__name__}: {error}", fault)
     finally:
         gc.collect()
         if torch.cuda.is_available():

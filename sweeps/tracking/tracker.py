@@ -71,8 +71,9 @@ class Tracker:
         self._marks, self._data = provenance.tags(origin), {one.name: one for one in data}
         check_answer(uri)
         try:
-            self.client = MlflowClient(tracking_uri=uri)
-            self.experiment = self._experiment()
+            with faults.alone_with(uri):
+                self.client = MlflowClient(tracking_uri=uri)
+                self.experiment = self._experiment()
         except InputError:
             raise
         except Exception as error:  # a wrong scheme, a driver that is not installed, a database that refuses us

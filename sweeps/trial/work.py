@@ -29,8 +29,13 @@ def work(assignment: Assignment, tell: Tell) -> None:
     """Stage 1 (or its stored result), then the probe; the confirmation also reads test.
 
     Raises:
-        Halted: this node does not see the sweep's storage.
+        Halted: this node does not see the sweep's storage, or cannot read or write there.
     """
+    with faults.watched(assignment.root, assignment.prepared):
+        _work(assignment, tell)
+
+
+def _work(assignment: Assignment, tell: Tell) -> None:
     started = time.monotonic()
     if not assignment.prepared.is_dir():  # a node that joined after the sweep began
         raise Halted(faults.not_shared(assignment.prepared, socket.gethostname()))
@@ -108,7 +113,8 @@ def _stage_two(
     if assignment.reads_test:
         test = store.test_features(recipe.stage_key)
         if test is None:
-            test = method.features_of_test(recipe, store.encoder(recipe.stage_key), waveforms, device=device)
+            encoder = store.encoder(recipe.stage_key)
+            test = method.features_of_test(recipe, encoder, waveforms, device=device, alive=alive)
             store.publish_test_features(recipe.stage_key, test)
         result = method.evaluate(result, probes, test, split, device=device)
         votes = probes.knn.logits(test.mixed(probes.linear.layers).embeddings, device=device)

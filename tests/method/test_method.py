@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from audioconfit import audio, corpora, encoders, features, method, results
+from audioconfit import audio, corpora, encoders, features, method, results, training
 from audioconfit.audio import Waveforms
 from audioconfit.features import Features
 from audioconfit.recipe import Recipe
@@ -80,6 +80,23 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(waveforms: Wave
     assert resumed is not None
     assert torch.equal(whole.train.embeddings, resumed.train.embeddings)
     assert whole.curve == resumed.curve
+
+
+def test_features_that_take_long_give_signs_of_life(waveforms: Waveforms, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    frozen = tones(waveforms, method="frozen")
+
+    def report(epoch: int, metrics: dict[str, float]) -> bool:
+        told.append((epoch, metrics))
+        return True
+
+    monkeypatch.setattr(training, "HEARTBEAT_SECONDS", 3600.0)
+    method.tune(frozen, waveforms, report=report)
+    assert told == []
+    monkeypatch.setattr(training, "HEARTBEAT_SECONDS", -1.0)
+    method.tune(frozen, waveforms, report=report)
+    assert len(told) >= 2  # for train and for valid
+    assert told == [(frozen.epochs, {})] * len(told)
 
 
 def test_finetunes_own_head_is_in_the_curve_beside_the_neighbours(waveforms: Waveforms) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from audioconfit import encoders
 from sweeps import grid
+from sweeps.request import backbones, flags
 
 
 def command(folder: Path, *more: str, backbones: str) -> list[str]:
@@ -32,6 +33,17 @@ def test_backbones_that_cannot_be_used_are_refused_together_before_anything_is_f
     assert [line.split()[1] for line in lines] == ["org/clap", str(tmp_path / "adapted")]
     assert "model.safetensors" not in served.fetched
     assert not (tmp_path / "storage" / "prepared").exists()
+
+
+def test_folders_of_backbones_have_names_that_hold_on_every_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "wavlm-tiny"):  # the second one is a known name, whatever lies here
+        (tmp_path / name).mkdir()
+    plan = flags.parse(command(tmp_path, backbones="mine,wavlm-tiny,org/good"), {})
+    assert backbones.absolute(plan).backbones == (str(tmp_path / "mine"), "wavlm-tiny", "org/good")
+    assert backbones.folders(plan) == [Path("mine")]
 
 
 def test_a_plan_needs_no_network_but_a_sweep_says_what_to_do_without(

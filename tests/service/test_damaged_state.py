@@ -15,6 +15,7 @@ from frozen_runs import begun, run
 from audioconfit import audio, files
 from audioconfit.errors import Damaged, InputError
 from sweeps import faults
+from sweeps.faults import Fault, Halted
 from sweeps.outcome import confirmation, handover
 from sweeps.request import resuming
 from sweeps.search.studies import open_storage
@@ -68,6 +69,20 @@ def test_a_damaged_stage_is_dropped_and_trained_again(trial: Assignment) -> None
     run(trial)
     assert {path.name: path.read_bytes() for path in store.folder(stage).glob("*.*")} == before
     assert store.has_encoder(stage)
+
+
+@pytest.mark.parametrize("place", ["stages", "trials"])
+def test_a_storage_that_takes_no_stage_or_no_result_halts_and_ends_no_trial(home: Path, place: str) -> None:
+    """A file where the folder should be, which root cannot write into either; mended, the trial goes on."""
+    made = begun(home, f"no-{place}")
+    made.root.mkdir(parents=True, exist_ok=True)
+    (made.root / place).touch()
+    with pytest.raises(Halted, match=r"The storage cannot be used on .*run the same command again") as halted:
+        run(made)
+    assert faults.blame(halted.value) is Fault.STORAGE
+    (made.root / place).unlink()
+    run(made)
+    assert made.is_done
 
 
 def test_a_stage_of_an_earlier_version_is_whole_where_it_can_be_opened(trial: Assignment, tmp_path: Path) -> None:
@@ -147,3 +162,5 @@ def test_a_damaged_database_is_named_and_an_empty_one_is_made_anew(tmp_path: Pat
 def test_a_storage_that_cannot_be_opened_is_an_error_of_the_flag() -> None:
     with pytest.raises(InputError, match=r"--optuna-storage: nosuch://me:\*\*\*@host/x cannot be used"):
         open_storage("nosuch://me:secret@host/x")
+    with pytest.raises(InputError, match="--optuna-storage: journal:/not/there cannot be used"):
+        open_storage("journal:/not/there")

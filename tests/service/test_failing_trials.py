@@ -75,6 +75,20 @@ def test_failed_trials_are_run_again_once_per_request_and_beyond_the_budget(tmp_
     assert started(tmp_path).remaining() == 0
 
 
+def test_a_trial_whose_runner_died_is_held_and_runs_again(tmp_path: Path) -> None:
+    search = started(tmp_path, trials=2)
+    first = search.start("t")
+    assert first is not None
+    search.finish("t", {}, error=True)
+    assert search.remaining() == 2
+    again = search.start("u")
+    assert again is not None
+    assert again.trial.number == first.trial.number
+    assert run_all(search, lambda key: DONE) == [CELL.key(1)]
+    search.finish("u", DONE)
+    assert {one.state for one in search.history(CELL)} == {TrialState.COMPLETE}
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     slots=draw.integers(1, 8),

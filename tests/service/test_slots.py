@@ -2,8 +2,10 @@
 
 import asyncio
 import pickle
+import queue
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,65 @@ import torch
 import toys
 
 from audioconfit.training import Diverged
-from sweeps.slots.job_queue import MOST_DEATHS, Job, JobQueue, RankProcess
+from sweeps.slots import supervisor
+from sweeps.slots.bench import MOST_DEATHS
+from sweeps.slots.job_queue import CANCELLED, Job, JobQueue, RankProcess
 from sweeps.slots.jobs import Jobs, JobStopped
 from sweeps.slots.pool import Pool, SlotShape
+from sweeps.slots.supervisor import Supervisor
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")
-def service(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """A job queue with one warm slot."""
-    jobs = Jobs.start(patience_seconds=5.0)
-    pool = Pool(jobs, toys.work, slots=1, shape=SlotShape(), storage=tmp_path_factory.mktemp("train"))
-    yield jobs
-    pool.close()
+    made = Pool(
+        Jobs.start(patience_seconds=5.0),
+        toys.work,
+        slots=1,
+        shape=SlotShape(),
+        storage=tmp_path_factory.mktemp("train"),
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(pool: Pool) -> Jobs:
+    """Its queue."""
+    return pool.jobs
+
+
+@contextmanager
+def supervised(pool: Pool, folder: Path, **how: Any) -> Iterator[tuple[Supervisor, "queue.Queue[str]"]]:
+    """The block runs under a supervisor; it, and why it halted."""
+    said: queue.Queue[str] = queue.Queue()
+    usual = {"log": folder / "log", "wait_seconds": 600.0, "still_seconds": 600.0, "waiting": lambda: 1, "room": None}
+    usual |= {"resources": str, "halt": said.put, "leave": lambda why: said.put(f"left: {why}")}
+    watching = Supervisor(pool.jobs, pool, **usual | how)
+    try:
+        yield watching, said
+    finally:
+        watching.close()
+
+
+def test_a_queue_in_which_nothing_moves_halts_but_not_one_that_nobody_waits_for(pool: Pool, tmp_path: Path) -> None:
+    results(pool.jobs, "so that the slot is up")
+    with supervised(pool, tmp_path, still_seconds=2.0, waiting=lambda: 0) as (_, said), pytest.raises(queue.Empty):
+        said.get(timeout=5.0)
+    with supervised(pool, tmp_path, still_seconds=2.0) as (_, said):
+        assert "Nothing has moved for" in said.get(timeout=60.0)
+
+
+def test_a_ray_that_is_gone_is_said_within_seconds_and_a_driver_that_hangs_is_left(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "END_SECONDS", 0.5)
+    with supervised(pool, tmp_path) as (watching, said):
+        watching.control = "127.0.0.1:1"  # where nobody listens
+        assert "Ray is gone: its control process at 127.0.0.1:1" in said.get(timeout=30.0)
+        assert said.get(timeout=10.0).startswith("left: Ray is gone")
 
 
 def results(jobs: Jobs, key: str, **task: Any) -> tuple[list[dict[str, Any]], str | None]:
@@ -100,19 +147,38 @@ def test_a_hung_worker_is_replaced(service: Jobs, tmp_path: Path) -> None:
     assert end is None
 
 
-def test_a_slot_whose_workers_die_before_they_take_a_job_is_given_up_with_the_reason() -> None:
+def test_a_slot_whose_workers_die_before_they_take_a_job_is_benched_and_ends() -> None:
     async def run() -> JobQueue:
-        queue = JobQueue()
+        watched = JobQueue()
         for number in range(MOST_DEATHS):
-            assert (await queue.status()).halted is None
+            assert not (await watched.status()).benched
             actor: Any = ray.remote(toys.Short).remote()
             await actor.__ray_ready__.remote()
-            await queue.join("slot-0", 0, RankProcess(actor, number, None))
+            await watched.join("slot-0", 0, RankProcess(actor, number, None))
             ray.kill(actor)
-            while "slot-0" in queue.slots:
-                await queue._look_after("slot-0", queue.slots["slot-0"])
-        return queue
+            while "slot-0" in watched.slots:
+                await watched._look_after("slot-0", watched.slots["slot-0"])
+        return watched
 
-    queue = asyncio.run(run())
-    assert "workers of slot-0 died 5 times in a row before they took a job" in (queue.halted or "")
-    assert queue.interrupted
+    benched = asyncio.run(asyncio.run(run()).status()).benched
+    assert benched == {"slot-0": "its workers died 5 times in a row before they took a job"}
+
+
+def test_a_slots_own_errors_end_no_job_bench_it_and_halt_the_sweep(tmp_path: Path) -> None:
+    """A job on the only slot, which lacks a package there."""
+    jobs = Jobs.start()
+    pool = Pool(jobs, toys.work, slots=1, shape=SlotShape(), storage=tmp_path)
+    said: list[str] = []
+
+    def halt(why: str) -> None:
+        said.append(why)
+        jobs.interrupt()
+
+    try:
+        with supervised(pool, tmp_path, halt=halt):
+            assert results(jobs, "lacks", raise_at=1, error=ImportError("no torchcodec")) == ([], CANCELLED)
+    finally:
+        pool.close()
+        jobs.end()
+    assert "slot-0 (ImportError: no torchcodec, 2 times in a row)" in said[0]
+    assert "run the same command again" in said[0]

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import multiprocessing
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from mlflow.entities import Run
 
 from audioconfit.errors import InputError
 from sweeps.identity import Identity
+from sweeps.search.studies import open_storage
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker
@@ -168,6 +170,25 @@ def test_a_server_that_does_not_answer_is_named_within_seconds(tmp_path: Path, m
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError, match=f"MLflow at {uri} does not answer .*Connection refused"):
             Tracker(uri, makers.IDENTITY, tmp_path)
+
+
+def begin(folder: Path, number: int) -> None:
+    """What a sweep opens first."""
+    Tracker(
+        f"sqlite:///{folder / 'mlflow.db'}", Identity(f"try-{number}", f"{number:012}"), folder / f"{number}"
+    ).close()
+    open_storage(f"sqlite:///{folder / 'optuna.db'}")
+
+
+@pytest.mark.slow  # 40 s of CPU: three processes import MLflow
+def test_sweeps_that_begin_at_once_in_a_fresh_storage_make_its_tables_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    sweeps = [context.Process(target=begin, args=(tmp_path, number)) for number in range(3)]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join(300.0)
+    assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
 
 
 def test_a_deleted_experiment_is_named_before_anything_runs(uri: str, tmp_path: Path) -> None:

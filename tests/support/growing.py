@@ -28,9 +28,12 @@ def main() -> None:
         pool,
         log=folder / "slots.log",
         wait_seconds=600.0,
+        still_seconds=600.0,
+        waiting=lambda: 0,
         room=lambda: min(enough, shape.fit_into(ray.cluster_resources())),
         resources=lambda: "",
         halt=print,
+        leave=print,
     )
     for slots in (1, 2):
         while jobs.live_slots() < slots:
