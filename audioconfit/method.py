@@ -29,6 +29,7 @@ from audioconfit import (
 )
 from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.batches import Batches
+from audioconfit.clock import Clock
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 from audioconfit.features import Features
@@ -131,6 +132,7 @@ def tune(
     checkpoint: Path | None = None,
     report: Report | None = None,
     micro_batch: int | None = None,
+    clock: Clock | None = None,
 ) -> Stage | None:
     """Stage 1: train the encoder as the recipe says, then take the frozen features of train and valid.
 
@@ -138,6 +140,7 @@ def tune(
         checkpoint: where an interrupted stage 1 goes on from; written on the way.
         report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops.
         micro_batch: rows per forward pass when the batch does not fit the memory; exact, so no field of the recipe.
+        clock: told what the time goes into.
 
     Returns:
         The stage, or None where `report` asked to stop (the checkpoint is kept).
@@ -148,6 +151,7 @@ def tune(
         recipe.backbone, seed=recipe.seed, spec_augment=recipe.spec_augment, layer_drop=recipe.layer_drop
     ).to(device)
     curve: list[dict[str, float]] = []
+    clock = clock or Clock()
 
     def told(epoch: int, metrics: dict[str, float]) -> bool:
         if metrics:
@@ -157,11 +161,12 @@ def tune(
     head = None
     encoder.freeze(recipe.freeze)
     if recipe.method != "frozen":
-        run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto"}
+        run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto", "clock": clock}
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
+    with clock.phase("extraction"):
+        train, valid = (_extract(recipe, encoder, waveforms, split, side, device) for side in ("train", "valid"))
     return Stage(encoder, train, valid, curve, head)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from audioconfit import files
-from sweeps.report.record import Record, Run
+from audioconfit.clock import PHASES
+from sweeps.report.record import Record, Run, time_spent
 from sweeps.report.values import Table, Value, searched
 from sweeps.report.writers import shown
 from sweeps.request import resuming
@@ -80,6 +81,20 @@ def costs(record: Record) -> Table:
         "measured on the machines of this sweep."
     )
     return Table("cost", "What it cost", (*heads, f"{device} hours"), rows, note)
+
+
+def phases(record: Record) -> Table:
+    rows: list[list[Value]] = []
+    for cell in record.cells:
+        seconds, clips = time_spent(run for run in record.runs if run.cell == cell)
+        if seconds:
+            minutes = (round(seconds.get(phase, 0.0) / 60, 2) for phase in PHASES)
+            rows.append([cell, *minutes, None if clips is None else round(clips, 1)])
+    note = (
+        "Minutes of slots in runs that have a result; training: its steps; waiting: for the sweep's answers; rest: "
+        "weights, files and figures. Clips a second: of training."
+    )
+    return Table("phases", "Where the time went", ("cell", *PHASES, "clips a second"), rows, note)
 
 
 def _conduct(record: Record) -> dict[str, list[Any]]:

@@ -1,10 +1,11 @@
 """The page of a cell in MLflow: what won with which settings, which trials came next, which setting mattered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sweeps.outcome.selection import Candidate
+from sweeps.report.record import Run, time_spent
 from sweeps.tracking import mlflow_page
 
 MOST_TRIALS = 10
@@ -28,15 +29,21 @@ def note(
     trials: Sequence[Scored],
     count: int,
     importances: Mapping[str, float],
+    ran: Iterable[Run] = (),
 ) -> str:
     """Markdown. `candidate`: the confirmed recipe, and `runs` its runs in MLflow, in its order; `trials`: the best
-    ones of `count`."""
+    ones of `count`; `ran`: all that slots did for this cell."""
     parts = [_confirmed(experiment, candidate, runs)] if candidate else ["**No trial was confirmed on test.**"]
     if trials:
         parts.append(_table_of_trials(experiment, trials, count))
     if importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
         parts.append(f"Share of the spread of validation scores by setting (Optuna's fANOVA): {shares}.")
+    seconds, clips = time_spent(ran)
+    if whole := sum(seconds.values()):
+        shares = ", ".join(f"{phase} {spent / whole:.0%}" for phase, spent in seconds.items())
+        speed = "" if clips is None else f"; {clips:.1f} clips a second in training"
+        parts.append(f"Slots worked {whole / 60:.1f} minutes for this cell: {shares}{speed}.")
     views = ", ".join(f"[{view.title}]({mlflow_page.link('', experiment, view)})" for view in mlflow_page.VIEWS)
     return "\n\n".join([*parts, f"All of the sweep: {views}."])
 

@@ -20,7 +20,7 @@ def of(records: Sequence[Record]) -> list[Table]:
     """All that these sweeps have rows for, the champions first. Of several, each row begins with its sweep's name."""
     makers: list[Callable[[Record], Table]] = [
         *(_champions, _settings, _datasets, _cells, _paired, _dimensions, _classes, _groups),
-        *(accounts.search, accounts.importances, accounts.costs),
+        *(accounts.search, accounts.importances, accounts.costs, accounts.phases),
         *(accounts.race, accounts.left_out, accounts.failures),
     ]
     found = [_joined([make(record) for record in records], records) for make in makers]

@@ -78,6 +78,13 @@ def test_cost_counts_hours_and_the_epochs_that_were_trained(found: dict[str, Tab
     assert row["slot hours"] == row["GPU hours"] == pytest.approx(1.01)
 
 
+def test_time_is_told_by_phase_with_the_speed_of_training(found: dict[str, Table]) -> None:
+    """Two trials of 15 minutes that say it: 0.5 and 0.1 of them trained 2 and 4 clips a second."""
+    row = dict(zip(found["phases"].columns, found["phases"].rows[0], strict=True))
+    assert (row["training"], row["rest"], row["probe"]) == (9.0, 21.0, 0.0)
+    assert row["clips a second"] == pytest.approx((7.5 * 2 + 1.5 * 4) / 9, abs=0.05)
+
+
 def test_the_setting_that_decides_has_the_importance(found: dict[str, Table]) -> None:
     assert column(found["importances"], "setting")[0] == "batch_size"
     assert sum(column(found["importances"], "importance")) == pytest.approx(1, abs=0.01)
