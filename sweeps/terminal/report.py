@@ -50,15 +50,25 @@ def show_plan(
         grid.add_row(cell.name, batches, chunks, *_costs(forecasts[cell.name]))
     console.print(grid)
     console.print("[dim]runs: stage 1 trained by the search + the race + the confirmation on test, at most[/dim]")
-    hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
     asked = f"{_count(len(cells), 'cell')}, {_count(len(cells) * plan.trials, 'trial')}"
-    unknown = [name for name, each in forecasts.items() if each.slot_hours is None]
-    more = f", and {_count(len(unknown), 'cell')} of unknown cost" if unknown else ""
-    console.print(f"{asked}, at most {hours:.1f} hours of one slot{more}. Nothing was started.")
+    console.print(f"{asked}, {_duration(list(forecasts.values()))}. Nothing was started.", soft_wrap=True)
     for source in dict.fromkeys(each.source for each in forecasts.values()):
-        console.print(
-            f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
-        )
+        console.print(f"[dim]hours: {source}[/dim]", soft_wrap=True)
+    console.print(
+        "[dim]the table has the most; early stopping saves some, trials that share stage 1 are counted once[/dim]"
+    )
+
+
+def _duration(forecasts: Sequence[Forecast]) -> str:
+    """What all cells take of one slot: the range of those that are known, and how many are not."""
+    known = [each.slot_hours for each in forecasts if each.slot_hours is not None]
+    unknown = len(forecasts) - len(known)
+    if not known:
+        return "of unknown cost"
+    least, most = (f"{sum(ends):.2f}" for ends in zip(*known, strict=True))
+    between = f"about {most} hours" if least == most else f"between {least} and {most} hours"
+    more = f", and {_count(unknown, 'cell')} of unknown cost" if unknown else ""
+    return f"{between} of one slot{more}"
 
 
 def _table(title: str, first: str, *others: str) -> Table:
@@ -74,7 +84,7 @@ def _costs(cell: Forecast) -> tuple[str, str, str]:
     runs = f"{cell.stage_runs} + {cell.folds} + {cell.confirmations}"
     if cell.slot_hours is None or cell.disk_bytes is None:
         return runs, "?", "?"
-    return runs, f"{cell.slot_hours:.2f}", _bytes(cell.disk_bytes)
+    return runs, f"{cell.slot_hours[1]:.2f}", _bytes(cell.disk_bytes)
 
 
 def _bytes(count: float) -> str:
