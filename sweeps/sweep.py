@@ -209,7 +209,7 @@ class Sweep:
         self.slots.interrupt()
 
     def _open_cells(self) -> None:
-        self.tracker.page(list(dict.fromkeys(cell.base.method for cell in self.cells)))
+        self.tracker.page({cell.base.method: cell.space.charted for cell in self.cells})
         for cell in self.cells:
             self.tracker.cell(cell.name, tags=cell.tags)
 

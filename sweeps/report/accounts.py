@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from audioconfit import files
+from audioconfit import files, scores
 from audioconfit.clock import PHASES
 from sweeps.report.record import Record, Run, time_spent
 from sweeps.report.values import Table, Value, searched
@@ -118,7 +118,9 @@ def race(record: Record) -> Table:
             settings = ", ".join(f"{name} {shown(one[name])}" for name in searched(record.cells) if name in one)
             came = f"{len(values)} of {race['folds']}"
             mean = round(statistics.fmean(values), 4)
-            rows.append([dataset, place, one["cell"], settings, race["metric"], came, mean, spread, one["out"]])
+            rows.append(
+                [dataset, place, one["cell"], settings, scores.title(race["metric"]), came, mean, spread, one["out"]]
+            )
     heads = ("dataset", "place", "cell", "settings", "metric", "inner folds", "mean", "sd", "dropped out because")
     return Table("race", "The race over inner folds", heads, rows)
 

@@ -101,7 +101,11 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
         standing = race.standing()
         if not standing or max(len(one.folds) for one in standing) < 2:
             continue  # the validation side told enough
-        table = _table(f"Race on {dataset} ({race.metric})", "cell", "batch", "chunk (s)", "folds", "mean", "sd")
+        title = f"Race on {dataset} ({scores.title(race.metric)})"
+        table = _table(title, "cell", "batch", "chunk (s)", "folds", "mean", "sd")
+        further = any(_further(one.recipe, one.cell) for one in standing)
+        if further:
+            table.add_column("further", overflow="fold")
         for one in standing:
             over_folds = [abs(score) for score in one.scores]
             params = one.params
@@ -112,6 +116,7 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
                 f"{len(over_folds)} of {race.folds}",
                 f"{statistics.fmean(over_folds):.3f}",
                 f"{statistics.stdev(over_folds):.3f}" if len(over_folds) > 1 else "",
+                *([_further(one.recipe, one.cell)] if further else []),
             )
         console.print(table)
 
@@ -149,7 +154,9 @@ def show_results(
         console.print(f"[dim]{_legend(candidates)}[/dim]", soft_wrap=True)
     for registered in champions:
         console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)
-        console.print(f"  settings: {_settings(found[registered.cell].best_run.recipe)}", soft_wrap=True, markup=False)
+        (cell,) = (one for one in cells if one.name == registered.cell)
+        settings = _settings(found[registered.cell].best_run.recipe, cell)
+        console.print(f"  settings: {settings}", soft_wrap=True, markup=False)
 
 
 def _grid(cells: Sequence[Cell], found: Mapping[str, Candidate], best: set[str], seen: set[str]) -> Table:
@@ -178,7 +185,7 @@ def _marked(dataset: str, seen: set[str]) -> str:
 
 
 def _heading(candidates: Iterable[Candidate]) -> str:
-    metrics = " or ".join(sorted({scores.TITLES[candidate.metric] for candidate in candidates})) or "accuracy"
+    metrics = " or ".join(sorted({scores.title(candidate.metric) for candidate in candidates})) or "accuracy"
     return f"Test: {metrics}" + ("" if metrics == "UAR" else ", and UAR")
 
 
@@ -193,11 +200,19 @@ def _legend(candidates: Sequence[Candidate]) -> str:
     return ", ".join([*said, "* the champion of its dataset"]) + "."
 
 
-def _settings(recipe: Recipe) -> str:
+def _settings(recipe: Recipe, cell: Cell) -> str:
     """What the search chose for it."""
-    layer = "" if recipe.layers == "last" else f", layer {recipe.probe_layer}"
     batch = "" if recipe.method == "frozen" else f"batches of {recipe.batch_size}, "
-    return f"{batch}chunks of {recipe.chunk_seconds:g} s, probe rate {recipe.probe_lr:.3g}{layer}"
+    usual = f"{batch}chunks of {recipe.chunk_seconds:g} s, probe rate {recipe.probe_lr:.3g}"
+    return ", ".join(part for part in (usual, _further(recipe, cell)) if part)
+
+
+def _further(recipe: Recipe, cell: Cell) -> str:
+    """What the search chose beside batch, chunk and probe rate: "temperature 0.1, mining hardest"."""
+    values = {name: getattr(recipe, name) for name in cell.space.charted if name not in mlflow_page.SEARCHED}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
 
 
 def show_failures(failures: dict[str, str], problems: Sequence[str], console: Console) -> None:

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -43,6 +44,23 @@ def test_the_champion_stands_first_with_its_doubt(found: dict[str, Table]) -> No
     (row,) = found["champions"].rows
     assert row[:6] == ["tones", "wav2vec2-random", "PairTune", "accuracy", "75.00 ± 0.00", "10.0 to 90.0"]
     assert row[6:8] == ["wav2vec2-random, FineTune", "+0.5000"]
+
+
+def test_label_sets_have_average_precision_by_its_name_and_no_empty_column(storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(storage / "whole", folder)
+    for path in folder.glob("trials/*/result.json"):
+        told = json.loads(path.read_text())
+        told["metrics"] |= {"test_mean_average_precision": 0.625}
+        path.write_text(json.dumps(told))
+    made = record.read(folder)
+    found = tables._filled(tables._cells(made))
+    assert column(found, "mean average precision") == [0.625, 0.625]
+    assert "log loss in nats" not in found.columns
+    assert tables._accuracies([made]).title == "Table 2. Test mean average precision"
+    plain = tables._filled(tables._cells(record.read(storage / "whole")))
+    assert column(plain, "accuracy") == [0.25, 0.75]
+    assert "mean average precision" not in plain.columns
 
 
 def test_the_ten_questions_name_headings_that_the_report_has(storage: Path, tmp_path: Path) -> None:
