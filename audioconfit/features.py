@@ -128,8 +128,8 @@ def embed(
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
     `every_layer`: an embedding per layer. `precision` "bf16": autocast. `shared`: every rank calls this with the same
-    weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's. `alive` is
-    called after each batch, where they are shared after one of each rank.
+    weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's.
+    `alive` is called after each batch, or after one of each rank.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
     numbers; a probe would fit something to them.
     """

@@ -32,6 +32,7 @@ from audioconfit import (
 )
 from audioconfit.audio import SAMPLE_RATE, Waveforms
 from audioconfit.batches import Batches
+from audioconfit.clock import Clock
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
@@ -135,6 +136,7 @@ def tune(
     checkpoint: Path | None = None,
     report: Report | None = None,
     micro_batch: int | None = None,
+    clock: Clock | None = None,
 ) -> Stage | None:
     """Stage 1: train the encoder as the recipe says, then take the frozen features of train and valid.
 
@@ -143,6 +145,7 @@ def tune(
         report: told (epoch, metrics) after each epoch, and (epoch, {}) in between as a sign of life; False stops the
             training, but no longer the features that follow on it.
         micro_batch: rows per forward pass when the batch does not fit the memory; exact, so no field of the recipe.
+        clock: told what the time goes into.
 
     Returns:
         The stage, or None where `report` asked to stop (the checkpoint is kept).
@@ -153,6 +156,7 @@ def tune(
         recipe.backbone, seed=recipe.seed, spec_augment=recipe.spec_augment, layer_drop=recipe.layer_drop
     ).to(device)
     curve: list[dict[str, float]] = []
+    clock = clock or Clock()
 
     def told(epoch: int, metrics: dict[str, float]) -> bool:
         if metrics:
@@ -162,13 +166,14 @@ def tune(
     head = None
     encoder.freeze(recipe.freeze)
     if recipe.method != "frozen":
-        run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto"}
+        run = {"checkpoint": checkpoint, "micro_batch": micro_batch or "auto", "clock": clock}
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
     alive = _alive(lambda: told(recipe.epochs, {}))
     extract = partial(_extract, recipe, encoder, waveforms, split, device=device, shared=True, alive=alive)
-    train, valid = extract("train"), extract("valid")
+    with clock.phase("extraction"):
+        train, valid = extract("train"), extract("valid")
     return Stage(encoder, train, valid, curve, head)
 
 

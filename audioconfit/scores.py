@@ -64,6 +64,11 @@ TITLES = {
 }
 
 
+def title(name: str) -> str:
+    """What people read for a metric, or for the field of Scores that holds it."""
+    return TITLES["map" if name == field("map") else name]
+
+
 def metrics_of(labels: Int[Tensor, "clips"] | Float[Tensor, "clips classes"]) -> tuple[str, ...]:
     """The metrics that such labels have; micro F1 of single labels is the accuracy."""
     if labels.ndim == 1:

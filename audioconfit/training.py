@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from audioconfit import caching, files, memory, randomness, ranks
 from audioconfit.batches import Batch, Batches
 from audioconfit.caching import Loss
+from audioconfit.clock import Clock
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
 
@@ -53,6 +54,7 @@ class Settings:
             again first.
         checkpoint: file that an interrupted run goes on from, bit for bit on the CPU. It outlives a stop and the end;
             the caller deletes it.
+        clock: told what the time goes into.
     """
 
     lr: float
@@ -67,6 +69,7 @@ class Settings:
     validate: Validate | None = None
     report: Report | None = None
     checkpoint: Path | None = None
+    clock: Clock = field(default_factory=Clock)
 
 
 class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
@@ -246,7 +249,8 @@ class _Loop:
     def finish(self) -> bool:
         """Tell again the epochs that a checkpoint brought with it, then do those that are left; False where stopped."""
         told = all(self._tell(int(metrics["epoch"]), metrics) for metrics in self.run.curve)
-        return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.settings.epochs + 1))
+        with self.settings.clock.phase("training"):
+            return told and all(self._epoch(number) for number in range(self.run.epoch + 1, self.settings.epochs + 1))
 
     def _epoch(self, number: int) -> bool:
         run = self.run
@@ -254,6 +258,7 @@ class _Loop:
         unread: list[Tensor] = []
         for batch in self.batches.epoch(number, start=len(run.losses)):
             unread.append(run.step(batch))
+            self.settings.clock.clips += self.batches.batch_size
             due = ranks.agree(time.monotonic() - self._told > HEARTBEAT_SECONDS)
             if due or run.device.type == "cpu":  # reading a loss makes the CPU wait for the GPU
                 self._read(unread, number)
@@ -286,12 +291,13 @@ class _Loop:
         if self.settings.validate is None:
             return {}
         self.run.model.eval()
-        with randomness.kept(self.run.device):
+        with self.settings.clock.phase("validation"), randomness.kept(self.run.device):
             return self.settings.validate(number)
 
     def _tell(self, number: int, metrics: dict[str, float]) -> bool:
         self._told = time.monotonic()
-        return ranks.agree(self.settings.report is None or self.settings.report(number, metrics))
+        with self.settings.clock.phase("waiting"):
+            return ranks.agree(self.settings.report is None or self.settings.report(number, metrics))
 
     def _worth_saving(self) -> bool:
         """Short epochs of a large model: not all the time goes into its checkpoints."""
@@ -302,6 +308,7 @@ class _Loop:
         if checkpoint is None or not ranks.agree(wanted) or self._steps_saved == self.run.steps:
             return
         began = time.monotonic()
-        self.run.save(checkpoint)
+        with self.settings.clock.phase("rest"):
+            self.run.save(checkpoint)
         self._saved, self._steps_saved = time.monotonic(), self.run.steps
         self._cost_of_saving = self._saved - began

@@ -19,7 +19,7 @@ from sweeps.interrupt import on_interrupt
 from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
-from sweeps.report import cell_page, making, origin
+from sweeps.report import cell_page, making, origin, record
 from sweeps.request import backbones, datasets, forecast, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
@@ -216,7 +216,7 @@ class Sweep:
         self.slots.interrupt()
 
     def _open_cells(self) -> None:
-        self.tracker.page(list(dict.fromkeys(cell.base.method for cell in self.cells)))
+        self.tracker.page({cell.base.method: cell.space.charted for cell in self.cells})
         for cell in self.cells:
             self.tracker.cell(cell.name, tags=cell.tags)
 
@@ -363,8 +363,9 @@ class Sweep:
     def _close_cells(self, candidates: Sequence[Candidate]) -> None:
         self.tracker.flush()
         found = {candidate.cell: candidate for candidate in candidates}
+        ran = record.read(self.plan.folder, ended=True).runs
         for cell in self.cells:
-            numbers, note = self._page_of(cell, found.get(cell.name))
+            numbers, note = self._page_of(cell, found.get(cell.name), [run for run in ran if run.cell == cell.name])
             unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
             end = partial(self.tracker.end_cell, cell.name, files=unheard, note=note)
             if cell.name not in found:
@@ -374,7 +375,9 @@ class Sweep:
             scores = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
             end(Outcome.COMPLETE, numbers | scores)
 
-    def _page_of(self, cell: Cell, candidate: Candidate | None) -> tuple[dict[str, float], str]:
+    def _page_of(
+        self, cell: Cell, candidate: Candidate | None, ran: Sequence[record.Run]
+    ) -> tuple[dict[str, float], str]:
         """The importances as numbers of the cell's run, and its description."""
         ranked = ranking.by_score(self.studies.history(cell))
         shares = importances.of([(trial.params, trial.value or 0.0) for trial in ranked])
@@ -388,7 +391,7 @@ class Sweep:
         if candidate:
             self.tracker.cell(cell.name, tags=cell.tags | cell_page.winning(candidate, list(ranked[0].params)))
         confirmed = [self._run_of(key) for key in keys]
-        note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares)
+        note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares, ran)
         numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
         return numbers, "\n\n".join(part for part in (note, references.note(cell.base.dataset)) if part)
 

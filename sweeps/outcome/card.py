@@ -2,6 +2,7 @@
 it.
 """
 
+from audioconfit import scores
 from sweeps.outcome.selection import Candidate
 
 METRICS = ("accuracy", "uar", "macro_f1", "mean_average_precision", "log_loss")
@@ -20,7 +21,7 @@ def text(uri: str, registry: str, winner: Candidate, why: str) -> str:
             "",
             why,
             "",
-            f"Test {winner.metric} over {over}: {winner.shown}. Of the run whose probe is handed over:",
+            f"Test {scores.title(winner.metric)} over {over}: {winner.shown}. Of the run whose probe is handed over:",
             "",
             "| on test | score | 95 per cent interval |",
             "|---|---|---|",
@@ -43,4 +44,4 @@ def text(uri: str, registry: str, winner: Candidate, why: str) -> str:
 def _row(metrics: dict[str, float], name: str) -> str:
     ends = [metrics.get(f"test_{name}_{end}") for end in ("low", "high")]
     interval = " to ".join(f"{end:.4f}" for end in ends if end is not None)
-    return f"| {name} | {metrics[f'test_{name}']:.4f} | {interval} |"
+    return f"| {scores.title(name)} | {metrics[f'test_{name}']:.4f} | {interval} |"

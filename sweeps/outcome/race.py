@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audioconfit import bootstrap, files, predictions
+from audioconfit import bootstrap, files, predictions, scores
 from audioconfit.bootstrap import Difference
 from audioconfit.recipe import Recipe
 from sweeps.outcome import runs
@@ -179,7 +179,7 @@ def explain(race: Race, winner: Finalist) -> str:
     folds = len(winner.folds)
     said = (
         f"{winner.cell.base.backbone} ({winner.cell.base.method}) leads the race of {len(race.finalists)} finalists on "
-        f"{winner.cell.base.dataset}: mean {race.metric} {_shown(race.metric, winner.mean)} over {folds} "
+        f"{winner.cell.base.dataset}: mean {scores.title(race.metric)} {_shown(race.metric, winner.mean)} over {folds} "
         f"inner {'folds' if folds > 1 else 'fold'}."
     )
     others = [one for one in race.standing() if one is not winner]

@@ -141,7 +141,7 @@ def explain(winner: Candidate, candidates: Sequence[Candidate], race: Race | Non
     spread = f" ± {deviation:.4f}" if len(winner.runs) > 1 else ""
     raced = race.best_of(winner.cell) if race else None
     said = races.explain(race, raced) if race and raced else _by_validation(winner, candidates)
-    said += f" Test, read after this choice: {scores.TITLES[winner.metric]} {abs(mean):.4f}{spread}."
+    said += f" Test, read after this choice: {scores.title(winner.metric)} {abs(mean):.4f}{spread}."
     if winner.interval is not None:
         low, high = winner.interval
         said += f" The run that is handed over alone: {low:.3f} to {high:.3f} (95 per cent interval)."

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from audioconfit import files
-from sweeps.report.record import Record, Run
+from audioconfit import files, scores
+from audioconfit.clock import PHASES
+from sweeps.report.record import Record, Run, time_spent
 from sweeps.report.values import Table, Value, searched
 from sweeps.report.writers import shown
 from sweeps.request import resuming
@@ -82,6 +83,20 @@ def costs(record: Record) -> Table:
     return Table("cost", "What it cost", (*heads, f"{device} hours"), rows, note)
 
 
+def phases(record: Record) -> Table:
+    rows: list[list[Value]] = []
+    for cell in record.cells:
+        seconds, clips = time_spent(run for run in record.runs if run.cell == cell)
+        if seconds:
+            minutes = (round(seconds.get(phase, 0.0) / 60, 2) for phase in PHASES)
+            rows.append([cell, *minutes, None if clips is None else round(clips, 1)])
+    note = (
+        "Minutes of slots in runs that have a result; training: its steps; waiting: for the sweep's answers; rest: "
+        "weights, files and figures. Clips a second: of training."
+    )
+    return Table("phases", "Where the time went", ("cell", *PHASES, "clips a second"), rows, note)
+
+
 def _conduct(record: Record) -> dict[str, list[Any]]:
     path = record.folder / resuming.CONDUCT
     return dict(files.read_json(path, "The next start of the sweep begins it anew.")) if path.exists() else {}
@@ -103,7 +118,9 @@ def race(record: Record) -> Table:
             settings = ", ".join(f"{name} {shown(one[name])}" for name in searched(record.cells) if name in one)
             came = f"{len(values)} of {race['folds']}"
             mean = round(statistics.fmean(values), 4)
-            rows.append([dataset, place, one["cell"], settings, race["metric"], came, mean, spread, one["out"]])
+            rows.append(
+                [dataset, place, one["cell"], settings, scores.title(race["metric"]), came, mean, spread, one["out"]]
+            )
     heads = ("dataset", "place", "cell", "settings", "metric", "inner folds", "mean", "sd", "dropped out because")
     return Table("race", "The race over inner folds", heads, rows)
 

@@ -1,10 +1,12 @@
 """The page of a cell in MLflow: what won with which settings, which trials came next, which setting mattered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from audioconfit import scores
 from sweeps.outcome.selection import Candidate
+from sweeps.report.record import Run, time_spent
 from sweeps.tracking import mlflow_page
 
 MOST_TRIALS = 10
@@ -28,15 +30,23 @@ def note(
     trials: Sequence[Scored],
     count: int,
     importances: Mapping[str, float],
+    ran: Iterable[Run] = (),
 ) -> str:
     """Markdown. `candidate`: the confirmed recipe, and `runs` its runs in MLflow, in its order; `trials`: the best
-    ones of `count`."""
-    parts = [_confirmed(experiment, candidate, runs)] if candidate else ["**No trial was confirmed on test.**"]
+    ones of `count`; `ran`: all that slots did for this cell."""
+    names = dict.fromkeys((*mlflow_page.SEARCHED, *(trials[0].params if trials else ())))
+    confirmed = _confirmed(experiment, candidate, runs, names) if candidate else "**No trial was confirmed on test.**"
+    parts = [confirmed]
     if trials:
         parts.append(_table_of_trials(experiment, trials, count))
     if importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
         parts.append(f"Share of the spread of validation scores by setting (Optuna's fANOVA): {shares}.")
+    seconds, clips = time_spent(ran)
+    if whole := sum(seconds.values()):
+        shares = ", ".join(f"{phase} {spent / whole:.0%}" for phase, spent in seconds.items())
+        speed = "" if clips is None else f"; {clips:.1f} clips a second in training"
+        parts.append(f"Slots worked {whole / 60:.1f} minutes for this cell: {shares}{speed}.")
     views = ", ".join(f"[{view.title}]({mlflow_page.link('', experiment, view)})" for view in mlflow_page.VIEWS)
     return "\n\n".join([*parts, f"All of the sweep: {views}."])
 
@@ -47,17 +57,17 @@ def winning(candidate: Candidate, settings: Sequence[str]) -> dict[str, str]:
     return {WINNING.format(setting=name): str(getattr(recipe, name)) for name in settings}
 
 
-def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str | None]) -> str:
+def _confirmed(experiment: str, candidate: Candidate, runs: Sequence[str | None], names: Iterable[str]) -> str:
     recipe = candidate.runs[0].recipe
-    settings = ", ".join(f"{name} {_shown(getattr(recipe, name))}" for name in mlflow_page.SEARCHED)
+    settings = ", ".join(f"{name} {_shown(getattr(recipe, name))}" for name in names)
     lines = [
-        f"**Test {candidate.metric}: {candidate.shown}** with {settings}.",
+        f"**Test {scores.title(candidate.metric)}: {candidate.shown}** with {settings}.",
         "",
         "| confirmation | validation | test | 95 per cent interval |",
         "|---|---|---|---|",
     ]
     for one, run in zip(candidate.runs, runs, strict=True):
-        ends = [one.metrics.get(f"test_{candidate.metric}_{end}") for end in ("low", "high")]
+        ends = [one.metrics.get(f"test_{scores.field(candidate.metric)}_{end}") for end in ("low", "high")]
         interval = " to ".join(f"{end:.4f}" for end in ends if end is not None)
         name = f"seed {one.recipe.seed}, fold {one.recipe.fold}"
         lines.append(f"| {_linked(experiment, name, run)} | {one.valid:.4f} | {one.test:.4f} | {interval} |")

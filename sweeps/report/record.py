@@ -3,13 +3,14 @@
 import csv
 import fcntl
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from audioconfit import files
+from audioconfit.clock import PHASES
 from audioconfit.errors import InputError
 from sweeps.outcome import confirmation, race
 from sweeps.outcome.selection import Candidate
@@ -18,6 +19,7 @@ from sweeps.tracking import journal
 from sweeps.tracking.journal import End, Metrics, Outcome, Start
 from sweeps.trial.assignment import AGAIN
 from sweeps.trial.stages import StageStore
+from sweeps.trial.usage import SHARE, SPEED
 
 METHODS = ("finetune", "pairtune", "frozen")  # in the order of the paper's tables
 
@@ -42,6 +44,12 @@ class Run:
         """Of stage 1; none where another run had trained it."""
         shared = self.outcome is Outcome.COMPLETE and not self.last.get("trained_seconds")
         return 0 if shared else len(self.epochs)
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase; nothing of a run that left no result, or was run by an earlier version."""
+        shares = {phase: self.last.get(SHARE.format(phase=phase)) for phase in PHASES}
+        return {phase: share * self.last["seconds"] for phase, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,16 @@ class Record:
         if single:
             said.append(f"Confirmed once only, so without a spread: {', '.join(single)}.")
         return said
+
+
+def time_spent(runs: Iterable[Run]) -> tuple[dict[str, float], float | None]:
+    """The seconds of these runs by phase, and the clips that they trained on per second of training."""
+    seconds: Counter[str] = Counter()
+    clips = 0.0
+    for run in runs:
+        seconds.update(run.phases)
+        clips += run.last.get(SPEED, 0.0) * run.phases.get("training", 0.0)
+    return dict(seconds), clips / seconds["training"] if clips else None
 
 
 def _longest(raced: Mapping[str, Any]) -> Sequence[float]:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from audioconfit import audio, bootstrap, method, representation, scores
@@ -20,10 +21,11 @@ def of(records: Sequence[Record]) -> list[Table]:
     """All that these sweeps have rows for, the champions first. Of several, each row begins with its sweep's name."""
     makers: list[Callable[[Record], Table]] = [
         *(_champions, _settings, _datasets, _cells, _paired, _dimensions, _classes, _groups),
-        *(accounts.search, accounts.importances, accounts.costs),
+        *(accounts.search, accounts.importances, accounts.costs, accounts.phases),
         *(accounts.race, accounts.left_out, accounts.failures),
     ]
     found = [_joined([make(record) for record in records], records) for make in makers]
+    found[3] = _filled(found[3])
     found.insert(3, _accuracies(records))
     found.insert(6, _published(records))
     return [table for table in found if table.rows]
@@ -40,6 +42,13 @@ def _joined(tables: Sequence[Table], records: Sequence[Record]) -> Table:
     return Table(first.name, first.title, ["sweep", *first.columns], rows, note)
 
 
+def _filled(table: Table) -> Table:
+    """Without the columns that no row fills: single labels have no average precision, label sets no log loss."""
+    kept = [at for at in range(len(table.columns)) if any(row[at] is not None for row in table.rows)]
+    rows = [[row[at] for at in kept] for row in table.rows]
+    return replace(table, columns=[table.columns[at] for at in kept], rows=rows)
+
+
 def _champions(record: Record) -> Table:
     rows: list[list[Value]] = []
     for dataset in record.datasets:
@@ -51,7 +60,7 @@ def _champions(record: Record) -> Table:
         against = f"{second.label}, {TITLES[second.method]}" if second else "there was no other"
         ahead: list[Value] = [None, None, None] if lead is None else [*_signed(lead)]
         verdict = "" if lead is None else _verdict(lead)
-        who = [dataset, best.label, TITLES[best.method], best.metric, best.shown, _interval(best)]
+        who = [dataset, best.label, TITLES[best.method], scores.title(best.metric), best.shown, _interval(best)]
         rows.append([*who, against, *ahead, verdict])
     note = (
         "Chosen on validation and inner folds; test was read afterwards. The interval (95 per cent) is of the run that "
@@ -130,7 +139,7 @@ def _accuracies(records: Sequence[Record]) -> Table:
                 marked.add((number, len(row)))
             row.append(one.shown if one else "not confirmed" if (*line, dataset) in wanted else None)
         rows.append(row)
-    metrics = " and ".join(sorted({one.metric for one in found.values()})) or "scores"
+    metrics = " and ".join(sorted({scores.title(one.metric) for one in found.values()})) or "scores"
     title = f"Table 2. Test {metrics}"
     heads = (*(["sweep"] if several else []), "backbone", "method", *datasets)
     return Table(
@@ -154,23 +163,14 @@ def _cells(record: Record) -> Table:
         values = [run.metrics[name] for run in candidate.runs if name in run.metrics]
         return round(statistics.fmean(values), 4) if values else None
 
-    names = ("test_accuracy", "test_uar", "test_macro_f1", "test_log_loss", "test_knn", "valid_score")
+    metrics = ("accuracy", "uar", "macro_f1", "map", "log_loss")
+    names = (*(f"test_{scores.field(name)}" for name in metrics), "test_knn", "valid_score")
     rows = [
         [one.cell, len(one.runs), *(mean(one, name) for name in names), round(one.test[1], 4), _interval(one)]
         for one in record.candidates
     ]
-    heads = (
-        "cell",
-        "runs",
-        "accuracy",
-        "UAR",
-        "macro F1",
-        "log loss",
-        "kNN",
-        "validation",
-        "sd",
-        "95 per cent, one run",
-    )
+    titles = (scores.title(name) for name in metrics)
+    heads = ("cell", "runs", *titles, "kNN", "validation", "sd", "95 per cent, one run")
     return Table("scores", "Scores of each cell on test", heads, rows, "Means over seeds or folds, shares of 1.")
 
 
@@ -180,7 +180,8 @@ def _paired(record: Record) -> Table:
     pairs = [(one, found.get((*key[:2], "finetune"))) for key, one in found.items() if key[2] == "pairtune"]
     leads = [(one, lead) for one, other in pairs if other and (lead := selection.difference(one, other))]
     rows = [
-        [one.dataset, one.label, one.metric, *_signed(lead), "yes" if lead.is_clear else "no"] for one, lead in leads
+        [one.dataset, one.label, scores.title(one.metric), *_signed(lead), "yes" if lead.is_clear else "no"]
+        for one, lead in leads
     ]
     ahead, behind = (sum(lead.is_clear and (lead.gain > 0) == better for _, lead in leads) for better in (True, False))
     note = (

@@ -45,6 +45,12 @@ class Space:
         noted = {name: tuple(settings[name]) for name in NOTED if name in settings}
         return cls(**noted, further=further)
 
+    @property
+    def charted(self) -> dict[str, bool]:
+        """What is searched beside batch, chunk and probe rate, and whether by its logarithm, for charts."""
+        layer = {"probe_layer": False} if self.probe_layers else {}
+        return layer | {one.name: one.log for one in self.further}
+
     def stage_count(self, trials: int) -> int:
         """How many different stage-1 runs a search of so many trials can need at most."""
         further = math.prod(one.count() for one in self.further if not one.name.startswith("probe"))

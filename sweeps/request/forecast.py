@@ -1,8 +1,9 @@
-"""The forecast: what a sweep will cost, before it begins. From its own earlier trials where there are any, else from a
-short calibration: one PairTune step of each backbone on this machine's device.
+"""The forecast: what a sweep will cost, before it begins, as a range. From its own earlier trials where there are any,
+else from a short calibration: a few PairTune steps of each backbone on this machine's device.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,16 +21,19 @@ from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
 from sweeps.trial.assignment import RESULT
 
-CALIBRATION_ROWS, CALIBRATION_STEPS = 4, 3
+CALIBRATION_ROWS, CALIBRATION_STEPS = 4, 3  # beside a first step, which warms up
 FLOAT_BYTES = 4
 CHECKPOINT_SIZE = 3  # weights and Adam's two moments, in weights
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a backbone costs: seconds of one slot per second of audio in stage 1, parameters, dimension."""
+    """What a backbone costs: seconds of one slot per second of audio in stage 1, the least and the most; parameters,
+    dimension; and where the range comes from.
+    """
 
-    seconds_per_audio_second: float
+    low: float
+    high: float
     parameters: int
     dim: int
     source: str
@@ -37,13 +41,15 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one cell will cost at most, without early stopping; no hours and bytes where its weights are not here."""
+    """What one cell will cost without early stopping: hours from the least to the most; none, and no bytes, where its
+    weights are not here.
+    """
 
     stage_runs: int
     folds: int  # of the race, this cell's share of its task's
     confirmations: int
     source: str
-    slot_hours: float | None = None
+    slot_hours: tuple[float, float] | None = None
     disk_bytes: float | None = None
 
 
@@ -83,12 +89,21 @@ def pace(name: str, folder: Path, *, threads: int = 1) -> Pace | None:
     trials = list(_readable(folder.glob(f"trials/*/{RESULT}")))
     trained = [one for one in trials if one["recipe"]["backbone"] == name and one.get("trained_seconds")]
     if trained:
-        seconds = sum(one["trained_seconds"] for one in trained) / sum(one["cost"] for one in trained)
-        return Pace(seconds, parameters, encoder.dim, "from the sweep's earlier trials")
+        low, high, source = _of_trials([one["trained_seconds"] / one["cost"] for one in trained])
+        return Pace(low, high, parameters, encoder.dim, source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pace(
-        _step_seconds(encoder, device, threads), parameters, encoder.dim, f"from a short calibration on this {device}"
-    )
+    steps = _step_seconds(encoder, device, threads)
+    clock = "" if device == "cuda" else ", which another work on this machine makes longer"
+    source = f"the fastest to the slowest of {len(steps)} steps on this {device}{clock}"
+    return Pace(min(steps), max(steps), parameters, encoder.dim, source)
+
+
+def _of_trials(paces: Sequence[float]) -> tuple[float, float, str]:
+    """The range of most of them, and what it is."""
+    if len(paces) == 1:
+        return paces[0], paces[0], "the pace of this sweep's one earlier trial, which tells no range"
+    tenths = statistics.quantiles(paces, n=10, method="inclusive")
+    return tenths[0], tenths[-1], f"the pace of this sweep's {len(paces)} earlier trials, a tenth left out at each end"
 
 
 def _readable(results: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -109,30 +124,31 @@ def _of(plan: Plan, cell: Cell, task: Task, backbone: Pace | None, folds: int) -
         for batch in cell.space.batch_sizes
         for chunk in cell.space.chunk_seconds
     ]
-    seconds = sum(costs) / len(costs) * (runs + folds + again) * backbone.seconds_per_audio_second
+    hours = sum(costs) / len(costs) * (runs + folds + again) / 3600  # of audio
     clips = len(task.split.train) + len(task.split.valid)
     features = (runs + folds + again) * clips * backbone.dim * FLOAT_BYTES
     weights = backbone.parameters * FLOAT_BYTES * (plan.keep_encoders + again + CHECKPOINT_SIZE)
-    return Forecast(runs, folds, again, backbone.source, seconds / 3600, features + weights)
+    slot_hours = hours * backbone.low, hours * backbone.high
+    return Forecast(runs, folds, again, backbone.source, slot_hours, features + weights)
 
 
-def _step_seconds(encoder: encoders.Encoder, device: str, threads: int) -> float:
-    """Of one PairTune step per second of audio, the fastest of a few. On a CPU in time of its own, so that a machine
-    that is busy with other work gives the same forecast as an idle one.
+def _step_seconds(encoder: encoders.Encoder, device: str, threads: int) -> list[float]:
+    """Of a few PairTune steps per second of audio. On a CPU in time of its own, so that a machine that is busy with
+    other work gives the same forecast as an idle one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _fastest(encoder.to(device).train(), device, threads)
+        return _timed(encoder.to(device).train(), device, threads)
     finally:
         torch.set_num_threads(before)
 
 
-def _fastest(encoder: encoders.Encoder, device: str, threads: int) -> float:
+def _timed(encoder: encoders.Encoder, device: str, threads: int) -> list[float]:
     waveforms = torch.randn(CALIBRATION_ROWS, SAMPLE_RATE, device=device)
     labels = torch.arange(CALIBRATION_ROWS, device=device) // 2
     seconds = []
-    for _ in range(CALIBRATION_STEPS):
+    for _ in range(1 + CALIBRATION_STEPS):
         began = time.perf_counter() if device == "cuda" else time.process_time()
         losses.supcon(encoder(waveforms), labels).backward()
         if device == "cuda":
@@ -140,4 +156,4 @@ def _fastest(encoder: encoders.Encoder, device: str, threads: int) -> float:
             seconds.append(time.perf_counter() - began)
         else:
             seconds.append((time.process_time() - began) / threads)
-    return min(seconds) / CALIBRATION_ROWS
+    return [spent / CALIBRATION_ROWS for spent in seconds[1:]]

@@ -50,15 +50,25 @@ def show_plan(
         grid.add_row(cell.name, batches, chunks, *_costs(forecasts[cell.name]))
     console.print(grid)
     console.print("[dim]runs: stage 1 trained by the search + the race + the confirmation on test, at most[/dim]")
-    hours = sum(each.slot_hours for each in forecasts.values() if each.slot_hours is not None)
     asked = f"{_count(len(cells), 'cell')}, {_count(len(cells) * plan.trials, 'trial')}"
-    unknown = [name for name, each in forecasts.items() if each.slot_hours is None]
-    more = f", and {_count(len(unknown), 'cell')} of unknown cost" if unknown else ""
-    console.print(f"{asked}, at most {hours:.1f} hours of one slot{more}. Nothing was started.")
+    console.print(f"{asked}, {_duration(list(forecasts.values()))}. Nothing was started.", soft_wrap=True)
     for source in dict.fromkeys(each.source for each in forecasts.values()):
-        console.print(
-            f"[dim]hours: {source}; early stopping saves some, trials that share stage 1 are counted once[/dim]"
-        )
+        console.print(f"[dim]hours: {source}[/dim]", soft_wrap=True)
+    console.print(
+        "[dim]the table has the most; early stopping saves some, trials that share stage 1 are counted once[/dim]"
+    )
+
+
+def _duration(forecasts: Sequence[Forecast]) -> str:
+    """What all cells take of one slot: the range of those that are known, and how many are not."""
+    known = [each.slot_hours for each in forecasts if each.slot_hours is not None]
+    unknown = len(forecasts) - len(known)
+    if not known:
+        return "of unknown cost"
+    least, most = (f"{sum(ends):.2f}" for ends in zip(*known, strict=True))
+    between = f"about {most} hours" if least == most else f"between {least} and {most} hours"
+    more = f", and {_count(unknown, 'cell')} of unknown cost" if unknown else ""
+    return f"{between} of one slot{more}"
 
 
 def _table(title: str, first: str, *others: str) -> Table:
@@ -74,7 +84,7 @@ def _costs(cell: Forecast) -> tuple[str, str, str]:
     runs = f"{cell.stage_runs} + {cell.folds} + {cell.confirmations}"
     if cell.slot_hours is None or cell.disk_bytes is None:
         return runs, "?", "?"
-    return runs, f"{cell.slot_hours:.2f}", _bytes(cell.disk_bytes)
+    return runs, f"{cell.slot_hours[1]:.2f}", _bytes(cell.disk_bytes)
 
 
 def _bytes(count: float) -> str:
@@ -91,7 +101,11 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
         standing = race.standing()
         if not standing or max(len(one.folds) for one in standing) < 2:
             continue  # the validation side told enough
-        table = _table(f"Race on {dataset} ({race.metric})", "cell", "batch", "chunk (s)", "folds", "mean", "sd")
+        title = f"Race on {dataset} ({scores.title(race.metric)})"
+        table = _table(title, "cell", "batch", "chunk (s)", "folds", "mean", "sd")
+        further = any(_further(one.recipe, one.cell) for one in standing)
+        if further:
+            table.add_column("further", overflow="fold")
         for one in standing:
             over_folds = [abs(score) for score in one.scores]
             params = one.params
@@ -102,6 +116,7 @@ def show_races(races: Mapping[str, Race], console: Console) -> None:
                 f"{len(over_folds)} of {race.folds}",
                 f"{statistics.fmean(over_folds):.3f}",
                 f"{statistics.stdev(over_folds):.3f}" if len(over_folds) > 1 else "",
+                *([_further(one.recipe, one.cell)] if further else []),
             )
         console.print(table)
 
@@ -139,7 +154,9 @@ def show_results(
         console.print(f"[dim]{_legend(candidates)}[/dim]", soft_wrap=True)
     for registered in champions:
         console.print(f"[bold]{registered.name}[/bold] version {registered.version}: {registered.why}", soft_wrap=True)
-        console.print(f"  settings: {_settings(found[registered.cell].best_run.recipe)}", soft_wrap=True, markup=False)
+        (cell,) = (one for one in cells if one.name == registered.cell)
+        settings = _settings(found[registered.cell].best_run.recipe, cell)
+        console.print(f"  settings: {settings}", soft_wrap=True, markup=False)
 
 
 def _grid(cells: Sequence[Cell], found: Mapping[str, Candidate], best: set[str], seen: set[str]) -> Table:
@@ -168,7 +185,7 @@ def _marked(dataset: str, seen: set[str]) -> str:
 
 
 def _heading(candidates: Iterable[Candidate]) -> str:
-    metrics = " or ".join(sorted({scores.TITLES[candidate.metric] for candidate in candidates})) or "accuracy"
+    metrics = " or ".join(sorted({scores.title(candidate.metric) for candidate in candidates})) or "accuracy"
     return f"Test: {metrics}" + ("" if metrics == "UAR" else ", and UAR")
 
 
@@ -183,11 +200,19 @@ def _legend(candidates: Sequence[Candidate]) -> str:
     return ", ".join([*said, "* the champion of its dataset"]) + "."
 
 
-def _settings(recipe: Recipe) -> str:
+def _settings(recipe: Recipe, cell: Cell) -> str:
     """What the search chose for it."""
-    layer = "" if recipe.layers == "last" else f", layer {recipe.probe_layer}"
     batch = "" if recipe.method == "frozen" else f"batches of {recipe.batch_size}, "
-    return f"{batch}chunks of {recipe.chunk_seconds:g} s, probe rate {recipe.probe_lr:.3g}{layer}"
+    usual = f"{batch}chunks of {recipe.chunk_seconds:g} s, probe rate {recipe.probe_lr:.3g}"
+    return ", ".join(part for part in (usual, _further(recipe, cell)) if part)
+
+
+def _further(recipe: Recipe, cell: Cell) -> str:
+    """What the search chose beside batch, chunk and probe rate: "temperature 0.1, mining hardest"."""
+    values = {name: getattr(recipe, name) for name in cell.space.charted if name not in mlflow_page.SEARCHED}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
 
 
 def show_failures(failures: dict[str, str], problems: Sequence[str], console: Console) -> None:

@@ -87,15 +87,19 @@ def note(experiment: str) -> str:
     )
 
 
-def tags(experiment: str, methods: Sequence[str]) -> dict[str, str]:
-    """What makes the experiment's page; `methods`: those of the sweep."""
+def tags(experiment: str, searched: Mapping[str, Mapping[str, bool]]) -> dict[str, str]:
+    """What makes the experiment's page. `searched`: for each method of the sweep what it searches beside SEARCHED, and
+    whether by its logarithm: of such numbers runs have `log10_NAME`, for the page's axes are linear.
+    """
+    names = tuple(dict.fromkeys((*SEARCHED, *(name for further in searched.values() for name in further))))
     charts = {
-        TRIALS: _of_trials(methods),
+        TRIALS: _of_trials(searched, names),
         FINALISTS: [("Finalists on inner folds", WIDE, [_bar(SCORE)])],
         CONFIRMATIONS: _of_confirmations(),
-        CELLS: _of_cells(),
+        CELLS: _of_cells(names),
     }
-    return {view.tag: json.dumps(_shared(view, sections)) for view, sections in charts.items()} | {
+    more = {view: tuple(f"params.`{name}`" for name in names[len(SEARCHED) :]) for view in (TRIALS, FINALISTS)}
+    return {view.tag: json.dumps(_shared(view, sections, more.get(view, ()))) for view, sections in charts.items()} | {
         NOTE: note(experiment)
     }
 
@@ -108,18 +112,19 @@ def shown(metrics: Mapping[str, float], method: str | None) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "epoch"} | own
 
 
-def _of_trials(methods: Sequence[str]) -> Charts:
+def _of_trials(searched: Mapping[str, Mapping[str, bool]], names: Sequence[str]) -> Charts:
     parallel = {
         "type": "PARALLEL",
-        "selectedParams": list(SEARCHED),
+        "selectedParams": list(names),
         "selectedMetrics": [SCORE],
         "showAllRuns": True,
     }
     sections: Charts = [("What matters", WIDE, [parallel])]
-    for method in methods:
+    for method, further in searched.items():
         curves = [_curve(f"{name}_{method}") for name in ("valid_knn", "loss")]
         score = f"{SCORE}_{method}"
-        charts = [*curves, _scatter("log10_probe_lr", score), _bar(score)]
+        scores = [_by_setting(name, score, by_log) for name, by_log in further.items() if name not in SEARCHED]
+        charts = [*curves, _scatter("log10_probe_lr", score), _bar(score), *scores]
         sections.append((f"Trials by {METHODS.get(method, method)}", PAIRED, charts))
     return sections
 
@@ -129,14 +134,14 @@ def _of_confirmations() -> Charts:
     return [("Confirmations on test", PAIRED, charts)]
 
 
-def _of_cells() -> Charts:
+def _of_cells(names: Sequence[str]) -> Charts:
     scores = [_bar("test_score"), _bar(SCORE)]
-    shares = [_bar(IMPORTANCE.format(setting=setting)) for setting in SEARCHED]
+    shares = [_bar(IMPORTANCE.format(setting=setting)) for setting in names]
     return [("Cells", PAIRED, scores), ("What matters: importance by setting", PAIRED, shares)]
 
 
-def _shared(view: View, sections: Charts) -> dict[str, Any]:
-    """The view as MLflow's page reads it."""
+def _shared(view: View, sections: Charts, columns: Sequence[str] = ()) -> dict[str, Any]:
+    """The view as MLflow's page reads it, with further `columns`."""
     facets = {
         "searchFilter": f"tags.kind = '{view.kind}'",
         "orderByKey": f"metrics.`{view.order}`",
@@ -149,7 +154,7 @@ def _shared(view: View, sections: Charts) -> dict[str, Any]:
     placed = [(f"section-{number}", chart) for number, (_, _, charts) in enumerate(sections) for chart in charts]
     shared = {"runsCountToCompare": 100, "deleted": False, "isGenerated": False}
     page = {
-        "selectedColumns": list(view.columns),
+        "selectedColumns": [*view.columns, *columns],
         "columnOrder": [],
         "columnWidths": {},
         "runsExpanded": {},
@@ -179,6 +184,13 @@ def _shared(view: View, sections: Charts) -> dict[str, Any]:
 
 def _bar(metric: str) -> dict[str, Any]:
     return {"type": "BAR", "metricKey": metric}
+
+
+def _by_setting(name: str, up: str, by_log: bool) -> dict[str, Any]:
+    """Scores by a searched number; of words the axis has their names."""
+    if by_log:
+        return _scatter(f"log10_{name}", up)
+    return {"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": up, "type": "METRIC"}}
 
 
 def _scatter(across: str, up: str) -> dict[str, Any]:

@@ -124,10 +124,12 @@ class Tracker:
         """A trial ended. The files of the folder `files` become the run's artefacts."""
         self._write(End(key, _now(), outcome, why, str(files) if files else None))
 
-    def page(self, methods: Sequence[str]) -> None:
-        """Writes the experiment's views and note. What MLflow does not take is one of the `problems`."""
+    def page(self, searched: Mapping[str, Mapping[str, bool]]) -> None:
+        """Writes the experiment's views and note; `searched` as in `mlflow_page.tags`. What MLflow does not take is one
+        of the `problems`.
+        """
         try:
-            for tag, value in mlflow_page.tags(self.experiment, methods).items():
+            for tag, value in mlflow_page.tags(self.experiment, searched).items():
                 self.client.set_experiment_tag(self.experiment, tag, value)
         except Exception as error:  # whatever a server or a network can do: the runs are there without it
             self.problems.append(f"the page: {type(error).__name__}: {error}")

@@ -2,10 +2,9 @@
 
 import functools
 import json
-import resource
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sweeps.slots.slot import Tell
 from sweeps.trial import listening
 from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore
+from sweeps.trial.usage import Usage
 
 
 def work(assignment: Assignment, tell: Tell) -> None:
@@ -36,17 +36,18 @@ def work(assignment: Assignment, tell: Tell) -> None:
 
 
 def _work(assignment: Assignment, tell: Tell) -> None:
-    started = time.monotonic()
+    usage, started = Usage(), time.monotonic()
     if not assignment.prepared.is_dir():  # a node that joined after the sweep began
         raise Halted(faults.not_shared(assignment.prepared, socket.gethostname()))
     waveforms, store, recipe = _prepared(assignment), StageStore(assignment.root), assignment.recipe
     cached = ranks.agree(_is_stored(assignment, store))
-    if not cached and not _stage_one(assignment, waveforms, store, tell):
+    if not cached and not _stage_one(assignment, waveforms, store, tell, usage):
         return
     final: dict[str, Any] = {}
     if ranks.rank() == 0:
         trained_seconds = 0.0 if cached else time.monotonic() - started
-        final = _stage_two(assignment, waveforms, store, trained_seconds, _beat(recipe, tell))
+        beat = _beat(recipe, tell, usage)
+        final = _stage_two(assignment, waveforms, store, trained_seconds, beat, usage)
         final |= {"cached": cached, "seconds": time.monotonic() - started, "ended": True}
         if cached:
             final["curve"] = store.curve(recipe.stage_key)
@@ -65,15 +66,21 @@ def _is_stored(assignment: Assignment, store: StageStore) -> bool:
     return store.has(stage)
 
 
-def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, tell: Tell) -> bool:
+def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, tell: Tell, usage: Usage) -> bool:
     recipe = assignment.recipe
+
+    def report(epoch: int, metrics: dict[str, float]) -> bool:
+        usage.look()
+        return tell(epoch, metrics or None)
+
     stage = method.tune(
         recipe,
         waveforms,
         device=_device(),
         checkpoint=store.checkpoint(recipe.stage_key),
-        report=lambda epoch, metrics: tell(epoch, metrics or None),
+        report=report,
         micro_batch=assignment.micro_batch,
+        clock=usage.clock,
     )
     if stage is None:
         return False
@@ -82,7 +89,7 @@ def _stage_one(assignment: Assignment, waveforms: Waveforms, store: StageStore, 
     return True
 
 
-def _beat(recipe: Recipe, tell: Tell) -> Callable[[], None]:
+def _beat(recipe: Recipe, tell: Tell, usage: Usage) -> Callable[[], None]:
     """Rank 0's sign of life, every few seconds however often it is called: a large corpus' probe may take longer than
     the patience with a silent worker.
     """
@@ -92,8 +99,9 @@ def _beat(recipe: Recipe, tell: Tell) -> Callable[[], None]:
         nonlocal told
         if time.monotonic() - told > HEARTBEAT_SECONDS:
             told = time.monotonic()
-            ranks.agree(True)
-            tell(recipe.epochs, None)
+            with usage.clock.phase("waiting"):
+                ranks.agree(True)
+                tell(recipe.epochs, None)
 
     return beat
 
@@ -104,45 +112,43 @@ def _stage_two(
     store: StageStore,
     trained_seconds: float,
     alive: Callable[[], None],
+    usage: Usage,
 ) -> dict[str, Any]:
-    recipe, device = assignment.recipe, _device()
+    recipe, device, clock = assignment.recipe, _device(), usage.clock
     train, valid = store.frozen_features(recipe.stage_key)
     split = method.split_of(recipe, waveforms)
     head = store.head(recipe.stage_key)
-    probes, result = method.fit_probe(recipe, train, valid, split, head=head, device=device, alive=alive)
+    with clock.phase("probe"):
+        probes, result = method.fit_probe(recipe, train, valid, split, head=head, device=device, alive=alive)
     if assignment.reads_test:
         test = store.test_features(recipe.stage_key)
         if test is None:
             encoder = store.encoder(recipe.stage_key)
-            test = method.features_of_test(recipe, encoder, waveforms, device=device, alive=alive)
+            with clock.phase("extraction"):
+                test = method.features_of_test(recipe, encoder, waveforms, device=device, alive=alive)
             store.publish_test_features(recipe.stage_key, test)
-        result = method.evaluate(result, probes, test, split, device=device)
-        votes = probes.knn.logits(test.mixed(probes.linear.layers).embeddings, device=device)
+        with clock.phase("probe"):
+            result = method.evaluate(result, probes, test, split, device=device)
+            votes = probes.knn.logits(test.mixed(probes.linear.layers).embeddings, device=device)
         said = listening.of(result.predictions["test"], result.classes, votes, probes.linear.thresholds)
         listening.write(said, waveforms, assignment.folder)
-    spent = {"cost": method.audio_seconds(recipe, waveforms), "trained_seconds": trained_seconds}
-    spent |= _used(spent)
     if assignment.reads_test and recipe.layers == "all" and not recipe.refit:
-        by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
+        with clock.phase("probe"):
+            by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
         files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
-    _write(assignment, result, probes.linear, spent | {"protocol": split.protocol})
+    _write(assignment, result, probes.linear)
+    cost = method.audio_seconds(recipe, waveforms)
+    spent = {"cost": cost, "trained_seconds": trained_seconds}
+    spent |= usage.numbers(audio_seconds=cost, trained_seconds=trained_seconds)
+    # Last: a trial that has a result is done.
+    about = results.summary(result) | spent | {"protocol": split.protocol}
+    files.write(assignment.folder / RESULT, json.dumps(about, indent=2))
     return results.metrics(result) | {"epoch": recipe.epochs + 1, **spent}
 
 
-def _used(spent: Mapping[str, float]) -> dict[str, float]:
-    """What the trial took of the machine, under the names that MLflow shows among system metrics. The memory is the
-    most that this slot's process has had so far: it has served other trials.
-    """
-    used = {"system/slot_peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    if torch.cuda.is_available():
-        used["system/slot_peak_gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 1024**2
-    if spent["trained_seconds"]:
-        used["system/audio_seconds_per_second"] = spent["cost"] / spent["trained_seconds"]
-    return used
-
-
-def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str, Any]) -> None:
+def _write(assignment: Assignment, result: Result, probe: Probe) -> None:
+    """All files of the trial but its result."""
     folder = assignment.folder
     (folder / RESULT).unlink(missing_ok=True)  # a damaged one
     probe.save(folder / PROBE)
@@ -155,8 +161,6 @@ def _write(assignment: Assignment, result: Result, probe: Probe, about: dict[str
         title = f"{side}: {shown.accuracy:.1%} of {sum(map(sum, shown.confusion))} clips right"
         figures.confusion(shown.confusion, result.classes, folder / "confusion.png", title=title)
     files.seal(folder)
-    # Last: a trial that has a result is done.
-    files.write(folder / RESULT, json.dumps(results.summary(result) | about, indent=2))
 
 
 def _prepared(assignment: Assignment) -> Waveforms:

@@ -7,7 +7,7 @@ import pytest
 
 from sweeps.outcome import card
 from sweeps.outcome.selection import Candidate
-from sweeps.report import cell_page
+from sweeps.report import cell_page, record
 
 
 @pytest.fixture
@@ -28,6 +28,13 @@ def test_a_cell_says_what_won_and_links_to_its_runs(candidate: Candidate) -> Non
     assert "batch_size 75%, probe_lr 25%" in note
     assert "get-artifact?path=confusion.png&run_uuid=run-a" in note
     assert cell_page.winning(candidate, ["batch_size"]) == {"best_batch_size": str(recipe.batch_size)}
+
+
+def test_a_cell_says_where_its_time_went(candidate: Candidate) -> None:
+    ran = record.read(candidate.runs[0].assignment.root).runs
+    note = cell_page.note("3", None, [], [], 0, {}, ran)
+    assert "Slots worked 30.0 minutes for this cell: training 30%, rest 70%; 2.3 clips a second in training." in note
+    assert "Slots worked" not in cell_page.note("3", None, [], [], 0, {})
 
 
 def test_a_run_that_mlflow_has_lost_is_named_without_a_link(candidate: Candidate) -> None:

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -45,6 +46,23 @@ def test_the_champion_stands_first_with_its_doubt(found: dict[str, Table]) -> No
     assert row[6:8] == ["wav2vec2-random, FineTune", "+0.5000"]
 
 
+def test_label_sets_have_average_precision_by_its_name_and_no_empty_column(storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(storage / "whole", folder)
+    for path in folder.glob("trials/*/result.json"):
+        told = json.loads(path.read_text())
+        told["metrics"] |= {"test_mean_average_precision": 0.625}
+        path.write_text(json.dumps(told))
+    made = record.read(folder)
+    found = tables._filled(tables._cells(made))
+    assert column(found, "mean average precision") == [0.625, 0.625]
+    assert "log loss in nats" not in found.columns
+    assert tables._accuracies([made]).title == "Table 2. Test mean average precision"
+    plain = tables._filled(tables._cells(record.read(storage / "whole")))
+    assert column(plain, "accuracy") == [0.25, 0.75]
+    assert "mean average precision" not in plain.columns
+
+
 def test_the_ten_questions_name_headings_that_the_report_has(storage: Path, tmp_path: Path) -> None:
     page = making.make([storage / "whole"], tmp_path).html.read_text()
     asked = (Path(__file__).parents[2] / "sweeps" / "README.md").read_text().partition("## Ten questions")[2]
@@ -76,6 +94,13 @@ def test_cost_counts_hours_and_the_epochs_that_were_trained(found: dict[str, Tab
     row = dict(zip(found["cost"].columns, found["cost"].rows[0], strict=True))
     assert (row["complete"], row["failed"], row["stage-1 epochs"]) == (4, 1, 6)
     assert row["slot hours"] == row["GPU hours"] == pytest.approx(1.01)
+
+
+def test_time_is_told_by_phase_with_the_speed_of_training(found: dict[str, Table]) -> None:
+    """Two trials of 15 minutes that say it: 0.5 and 0.1 of them trained 2 and 4 clips a second."""
+    row = dict(zip(found["phases"].columns, found["phases"].rows[0], strict=True))
+    assert (row["training"], row["rest"], row["probe"]) == (9.0, 21.0, 0.0)
+    assert row["clips a second"] == pytest.approx((7.5 * 2 + 1.5 * 4) / 9, abs=0.05)
 
 
 def test_the_setting_that_decides_has_the_importance(found: dict[str, Table]) -> None:

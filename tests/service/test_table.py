@@ -1,14 +1,16 @@
 """The table at the end of a sweep says what a score should not be taken for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import makers
 import pytest
 from rich.console import Console
 
-from sweeps.outcome import references, selection
+from sweeps.outcome import references, registry, selection
+from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate, Confirmed
+from sweeps.request import searched
 from sweeps.request.cells import Cell
 from sweeps.terminal import report
 from sweeps.trial.assignment import Assignment
@@ -86,6 +88,24 @@ def test_label_sets_are_titled_by_mean_average_precision_with_its_own_interval()
     said = selection.explain(found, [found])
     assert "mean average precision 0.8000. The run that is handed over alone: 0.700 to 0.900" in said
     assert "±" not in said
+
+
+def test_settings_that_were_searched_too_stand_with_the_winner_and_in_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    further = searched.parse(["temperature=0.05,0.1", "freeze=null,conv"])
+    base = makers.cell(temperature=0.05, freeze="conv")
+    cell = replace(base, space=replace(base.space, further=further))
+    console = Console(record=True, width=80, quiet=False)
+    won = registry.Registered("audioconfit-tones", "1", "models:/audioconfit-tones@champion", "It won.", cell.name)
+    report.show_results([cell], [confirmed(cell, 0.6)], [won], console)
+    assert "probe rate 0.003, temperature 0.05, freeze conv" in console.export_text()
+    monkeypatch.setattr(Finalist, "scores", [0.5, 0.7])
+    params = {"batch_size": 8, "chunk_seconds": 0.5, "probe_lr": 0.01, "temperature": 0.1, "freeze": None}
+    raced = [Finalist(cell, params, 0.5, 1.0, folds=[None, None])]
+    report.show_races({"tones": Race(raced, 2, "map")}, console)
+    said = console.export_text()
+    assert "Race on tones (mean average precision)" in said
+    assert "further" in said
+    assert "temperature 0.1, freeze None" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, "1 cell"), (2, "2 cells")])

@@ -68,7 +68,7 @@ def test_a_trial_is_a_finished_child_run_with_its_numbers(tracker: Tracker, tmp_
 
 
 def test_each_method_has_metrics_and_charts_of_its_own(tracker: Tracker) -> None:
-    tracker.page(["pairtune", "finetune"])
+    tracker.page({"pairtune": {"lr": True, "temperature": False, "probe_lr": True}, "finetune": {"lr": True}})
     for method in ("pairtune", "finetune"):
         tracker.start(method, cell=f"of-{method}", name=method, kind="trial", params={}, tags={"method": method})
         tracker.metrics(method, 1, {"loss": 0.5, "epoch": 1})
@@ -89,6 +89,23 @@ def test_each_method_has_metrics_and_charts_of_its_own(tracker: Tracker) -> None
     assert drawn["loss_pairtune"] == "Trials by PairTune"
     assert drawn["loss_finetune"] == "Trials by FineTune"
     assert not [column for column in view["selectedColumns"] if "test" in column]
+    by_setting = {
+        (chart["xaxis"]["key"], chart["xaxis"]["type"], chart["yaxis"]["key"])
+        for chart in view["compareRunCharts"]
+        if chart["type"] == "SCATTER"
+    }
+    assert by_setting == {
+        ("log10_probe_lr", "METRIC", "valid_score_pairtune"),
+        ("log10_probe_lr", "METRIC", "valid_score_finetune"),
+        ("log10_lr", "METRIC", "valid_score_pairtune"),
+        ("log10_lr", "METRIC", "valid_score_finetune"),
+        ("temperature", "PARAM", "valid_score_pairtune"),  # FineTune reads no temperature
+    }
+    (parallel,) = (chart for chart in view["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert parallel["selectedParams"] == ["batch_size", "chunk_seconds", "probe_lr", "lr", "temperature"]
+    assert {"params.`lr`", "params.`temperature`"} < set(view["selectedColumns"])
+    cells = json.loads(tags["mlflow.sharedViewState.cells"])
+    assert "importance_temperature" in {chart["metricKey"] for chart in cells["compareRunCharts"]}
     for kind in ("finalist", "confirmation", "cell"):
         assert json.loads(tags[f"mlflow.sharedViewState.{kind}s"])["searchFilter"] == f"tags.kind = '{kind}'"
         assert f"viewStateShareKey={kind}s" in tags["mlflow.note.content"].splitlines()[0]

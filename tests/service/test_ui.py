@@ -17,7 +17,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage whose MLflow has one sweep, `try`."""
     folder = tmp_path_factory.mktemp("storage")
     made = Tracker(server.database_in(folder), makers.IDENTITY, folder / "tracking")
-    made.page(["pairtune"])
+    made.page({"pairtune": {}})
     made.cell("a-cell", tags={})
     made.close()
     return folder

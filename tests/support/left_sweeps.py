@@ -18,6 +18,7 @@ from sweeps.tracking import journal
 from sweeps.tracking.journal import End, Metrics, Outcome, Start
 from sweeps.trial.assignment import RESULT
 from sweeps.trial.stages import StageStore
+from sweeps.trial.usage import SHARE, SPEED
 
 HOSTILE = "<script>alert(1)</script>&%$#_{}~^\\|`*\"'"
 CLASSES = ("=SUM(A1)", HOSTILE, "-minus")
@@ -52,6 +53,10 @@ def begun(folder: Path, recordings: Path = Path("nowhere")) -> list[Cell]:
         events += [Metrics(key, 2000, epoch, {"loss": 1.0, "epoch": epoch}) for epoch in (1, 2)]
         # Batches of 8 and 16 decide: 0.5 and 0.9. One trial in four trained nothing: its stage was there.
         scores = {"valid_score": (0.5, 0.9)[number % 2], "seconds": 900.0, "trained_seconds": float(number < 3)}
+        if number < 2:  # half of 900 s and 0.1 of it, with 2 and 4 clips a second; others are of an earlier version
+            share = (0.5, 0.1)[number]
+            scores |= {SHARE.format(phase="training"): share, SHARE.format(phase="rest"): 1 - share}
+            scores[SPEED] = 2.0 * (number + 1)
         events += [Metrics(key, 3000, 3, scores), End(key, 3000, Outcome.COMPLETE)]
     (folder / "tracking").mkdir(parents=True)
     half = b'{"kind": "start", "ke'  # a line that a kill left

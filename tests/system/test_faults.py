@@ -7,17 +7,15 @@ About 20 s per start on an idle machine with two cores: 8 minutes in all.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
+import databases
 import drivers
 import faulty_grid
 import growing
@@ -260,44 +258,18 @@ def test_sigterm_and_sighup_save_what_runs_and_the_next_start_goes_on(
     assert audit(storage, trials=TRIALS) == undisturbed
 
 
-@contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[None]:
-    """A real tracking server, which is gone at once when the block ends."""
-    store = [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'served.db'}",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *store]
-    with (folder / "server").open("a") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=folder, start_new_session=True)
-    try:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5.0):
-                break
-            time.sleep(0.5)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def test_an_mlflow_server_that_goes_away_twice_loses_nothing(data: Path, storage: Path, tmp_path: Path) -> None:
     """Away within the search and back again, then away for good; the next start registers the champion."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = databases.free_port()
     uri = f"http://127.0.0.1:{port}"
     arguments = command(data, storage, "--tracking-uri", uri, "--trials", "6", "--methods", "frozen")
-    with mlflow_server(tmp_path, port):
+    with databases.mlflow_server(tmp_path, port):
         run = Driver(arguments, tmp_path / "said")
         run.until(lambda: drivers.ended(storage, 1))
     try:
         run.until(lambda: drivers.ended(storage, 2))
         time.sleep(30.0)
-        with mlflow_server(tmp_path, port):
+        with databases.mlflow_server(tmp_path, port):
             run.until(lambda: drivers.confirming(storage))
         assert run.wait() == 1, run.said()
     finally:
@@ -306,7 +278,7 @@ def test_an_mlflow_server_that_goes_away_twice_loses_nothing(data: Path, storage
     assert "Traceback" not in run.said()
     assert "not registered yet" in run.said()
     assert "Test: accuracy" in run.said()
-    with mlflow_server(tmp_path, port):
+    with databases.mlflow_server(tmp_path, port):
         finish(arguments, tmp_path / "said again")
         client = MlflowClient(tracking_uri=uri)
         runs = client.search_runs([client.get_experiment_by_name(drivers.NAME).experiment_id])

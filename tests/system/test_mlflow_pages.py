@@ -64,7 +64,7 @@ def leave(storage: Path) -> None:
     said = {"command": "python sweeps/grid.py --datasets tones", "commit": "abc123abc123"}
     uri = server.database_in(storage)
     tracker = Tracker(uri, makers.IDENTITY, folder / "tracking", origin=said, data=[data])
-    tracker.page(["pairtune", "finetune"])
+    tracker.page({"pairtune": {"temperature": False}, "finetune": {}})
     for run in winner.runs:
         recipe, key = run.recipe, run.assignment.key
         params = recipe.model_dump(mode="json")
