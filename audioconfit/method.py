@@ -5,7 +5,6 @@ the only reader of test clips, and `run` does all three in one process. Knows no
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -164,7 +163,7 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    alive = _alive(lambda: told(recipe.epochs, {}))
+    alive = training.alive(lambda: told(recipe.epochs, {}))
     extract = partial(_extract, recipe, encoder, waveforms, split, device=device, alive=alive)
     train, valid = extract("train"), extract("valid")
     return Stage(encoder, train, valid, curve, head)
@@ -392,19 +391,6 @@ def _extract(
         precision=_precision(recipe, device),
         alive=alive,
     )
-
-
-def _alive(tell: Callable[[], object]) -> probe.Alive:
-    """Tells on every rank, every few seconds however often it is called: each rank takes the same features."""
-    last = time.monotonic()
-
-    def alive() -> None:
-        nonlocal last
-        if ranks.agree(time.monotonic() - last > training.HEARTBEAT_SECONDS):
-            last = time.monotonic()
-            tell()
-
-    return alive
 
 
 def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:
