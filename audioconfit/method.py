@@ -5,7 +5,6 @@ the only reader of test clips, and `run` does all three in one process. Knows no
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -170,7 +169,7 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
-    alive = _alive(lambda: told(recipe.epochs, {}))
+    alive = training.alive(lambda: told(recipe.epochs, {}))
     extract = partial(_extract, recipe, encoder, waveforms, split, device=device, shared=True, alive=alive)
     with clock.phase("extraction"):
         train, valid = extract("train"), extract("valid")
@@ -410,19 +409,6 @@ def _drawn(clips: Sequence[Clip], most: int | None) -> Sequence[Clip]:
     if most is None or len(clips) <= most:
         return clips
     return [clips[number] for number in sorted(np.random.default_rng(0).permutation(len(clips))[:most])]
-
-
-def _alive(tell: Callable[[], object]) -> probe.Alive:
-    """Tells on every rank, every few seconds however often it is called: each rank takes the same features."""
-    last = time.monotonic()
-
-    def alive() -> None:
-        nonlocal last
-        if ranks.agree(time.monotonic() - last > training.HEARTBEAT_SECONDS):
-            last = time.monotonic()
-            tell()
-
-    return alive
 
 
 def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:

@@ -72,6 +72,19 @@ class Settings:
     clock: Clock = field(default_factory=Clock)
 
 
+def alive(tell: Callable[[], object]) -> Callable[[], None]:
+    """Tells on every rank, every few seconds however often it is called, by ranks that all do the same work."""
+    last = time.monotonic()
+
+    def told() -> None:
+        nonlocal last
+        if ranks.agree(time.monotonic() - last > HEARTBEAT_SECONDS):
+            last = time.monotonic()
+            tell()
+
+    return told
+
+
 class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
     """The loss is no number any more. Never skipped: a search must not take such a setting for a valid one."""
 

@@ -1,5 +1,5 @@
-"""Faults: whose they are. `blame` tells what is the recipe's own, which alone ends a trial, from what is its slot's or
-the storage's. Every other trial would meet a fault of the storage, too: it ends the sweep, and the next start goes on.
+"""Faults that are no trial's: the user's Ctrl-C, storage that is full, unusable or not shared. Every other trial would
+meet them too, so they end the sweep, and the next start goes on with it. (slots/blame.py tells them from the others.)
 """
 
 import errno
@@ -10,12 +10,11 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from enum import Enum
 from pathlib import Path
 from urllib.parse import quote
 
 from audioconfit import files
-from audioconfit.errors import Damaged, InputError
+from audioconfit.errors import InputError
 
 SMALL_BYTES = 64 * 2**20  # of a database that is read whole at each start: a tenth of a second
 LEAST_ROOM_BYTES = 2**20  # an empty file can be made on a full disk, too
@@ -32,8 +31,6 @@ UNUSABLE_WORDS = (
     "disk I/O error",
 )
 
-# torch's and ours, by name: to import them takes seconds, in which a worker is silent and a driver does not start.
-RECIPES_OWN = {"OutOfMemoryError", "Diverged"}
 
 PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
@@ -44,28 +41,6 @@ class Interrupted(Exception):  # noqa: N818  (what happened, not what kind of th
 
 class Halted(Exception):  # noqa: N818
     """The sweep cannot go on here and now. The message says why and the way out; the next start goes on."""
-
-
-class Fault(Enum):
-    """Whose a fault is, and so what it ends."""
-
-    RECIPE = "recipe"  # the trial
-    SLOT = "slot"  # the slot, when it happens twice in a row; the job goes to another one
-    STORAGE = "storage"  # the sweep, until somebody has mended it; no trial
-    UNCLEAR = "unclear"  # a worker's death, an unknown error: another slot is asked for its opinion
-
-
-def blame(error: BaseException) -> Fault:
-    """Whose an error is that a job has raised; the ways in which a GPU's memory runs out are known to the worker."""
-    if isinstance(error, Halted | Damaged) or is_full(error):
-        return Fault.STORAGE
-    named = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, MemoryError | ArithmeticError | ValueError) or named & RECIPES_OWN:
-        return Fault.RECIPE
-    # A package or a file that its node lacks, a network that it does not reach; no setting of a recipe brings it about.
-    if isinstance(error, ImportError | OSError):
-        return Fault.SLOT
-    return Fault.UNCLEAR
 
 
 def masked(text: str) -> str:

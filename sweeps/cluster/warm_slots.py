@@ -1,13 +1,16 @@
 """Warm slots of one sweep: Ray, the job queue, the pool and its supervisor, started together when there is work."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from ray.exceptions import RayError, RayTaskError
+
 from sweeps.cluster import capacity, joining
 from sweeps.cluster.capacity import SlotRequest
+from sweeps.faults import Halted
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool, SlotShape
 from sweeps.slots.slot import Work
@@ -70,7 +73,11 @@ class WarmSlots:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        with suppress(RayError):  # a dead one has nothing that is not on the disk, too
+            self._open.close()
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise Halted(f"Ray is gone ({why}). Run the same command again: what is done is kept.") from error
 
     def _start(self) -> Jobs:
         self._open.enter_context(joining.join(self.request.embedded_cpus()))

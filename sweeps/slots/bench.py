@@ -1,9 +1,19 @@
 """The bench: which slots get no more jobs, for job after job failed on them. It counts, and job_queue.py acts on it."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 MOST_FAILURES = 2  # in a row, without progress between
 MOST_DEATHS = 5  # of workers in a row, none of which took a job
+
+
+class Fault(Enum):
+    """Whose a fault is, and so what it ends."""
+
+    RECIPE = "recipe"  # the trial
+    SLOT = "slot"  # the slot, when it happens twice in a row; the job goes to another one
+    STORAGE = "storage"  # the sweep, until somebody has mended it; no trial
+    UNCLEAR = "unclear"  # a worker's death, an unknown error: another slot is asked for its opinion
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import Any
 
 import ray
 
-from sweeps.faults import Fault
-from sweeps.slots.bench import Bench, Failed
+from sweeps.slots.bench import Bench, Failed, Fault
 
 # After a restart, wait for the slots to announce their jobs; otherwise a running job is handed out twice.
 LISTEN_SECONDS = 3.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from sweeps.faults import Fault
+from sweeps.slots.bench import Fault
 from sweeps.slots.job_queue import CANCELLED, IDLE_SECONDS, Job, JobQueue, RankProcess, Status
 
 ANSWER_SECONDS = 30.0  # of the queue, which answers in milliseconds, but is started again where it was killed

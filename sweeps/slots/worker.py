@@ -20,7 +20,8 @@ from ray import train
 
 from audioconfit import memory
 from sweeps import faults
-from sweeps.faults import Fault
+from sweeps.slots import blame
+from sweeps.slots.bench import Fault
 from sweeps.slots.job_queue import CLOSED, Job, RankProcess
 from sweeps.slots.slot import Slot, Work
 
@@ -84,7 +85,7 @@ def _run(job: Job, work: Work, slot: Slot, rank: int, world: int) -> Failure | N
         if world > 1 and _collective_broke(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        fault = Fault.RECIPE if memory.ran_out(error) else faults.blame(error)
+        fault = blame.of(error)
         said = fault is Fault.STORAGE and not faults.is_full(error)  # in a sentence of its own
         return Failure(str(error) if said else f"{type(error).__name__}: {error}", fault)
     finally:

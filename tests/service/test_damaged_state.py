@@ -15,10 +15,12 @@ from frozen_runs import begun, run
 from audioconfit import audio, files
 from audioconfit.errors import Damaged, InputError
 from sweeps import faults
-from sweeps.faults import Fault, Halted
+from sweeps.faults import Halted
 from sweeps.outcome import confirmation, handover
 from sweeps.request import resuming
 from sweeps.search.studies import open_storage
+from sweeps.slots import blame
+from sweeps.slots.bench import Fault
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
 
@@ -79,7 +81,7 @@ def test_a_storage_that_takes_no_stage_or_no_result_halts_and_ends_no_trial(home
     (made.root / place).touch()
     with pytest.raises(Halted, match=r"The storage cannot be used on .*run the same command again") as halted:
         run(made)
-    assert faults.blame(halted.value) is Fault.STORAGE
+    assert blame.of(halted.value) is Fault.STORAGE
     (made.root / place).unlink()
     run(made)
     assert made.is_done

@@ -15,7 +15,9 @@ from hypothesis import strategies as draw
 from audioconfit.errors import Damaged, InputError
 from audioconfit.training import Diverged
 from sweeps import faults
-from sweeps.faults import Fault, Halted
+from sweeps.faults import Halted
+from sweeps.slots import blame
+from sweeps.slots.bench import Fault
 from sweeps.slots.job_queue import ATTEMPTS, CANCELLED, DONE, Job, JobQueue, RankProcess
 
 JOB, OTHER = Job("trial", b""), Job("other", b"")
@@ -148,7 +150,7 @@ def test_the_queue_does_not_read_the_wall_clock(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_an_error_is_the_recipes_the_slots_the_storages_or_unclear(error: Exception, fault: Fault) -> None:
-    assert faults.blame(error) is fault
+    assert blame.of(error) is fault
 
 
 @pytest.mark.parametrize(
