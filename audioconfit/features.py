@@ -142,17 +142,11 @@ def embed(
     encoder.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for number, rows in enumerate(_batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE))):
-            if number and number % turn == 0:  # on every rank alike, for it may ask the others
+            if not shared or number % turn == ranks.rank():
+                padded = _padded(waveforms, [pieces[row] for row in rows])
+                embedded.append((rows, _embedded(encoder, *padded, device=device, every_layer=every_layer)))
+            if (number + 1) % turn == 0:  # on every rank alike, for it may ask the others
                 alive()
-            if shared and number % turn != ranks.rank():
-                continue
-            samples, lengths = _padded(waveforms, [pieces[row] for row in rows])
-            full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster
-            if device.type == "cuda":  # pinned, or the copy would wait too
-                samples, lengths = samples.pin_memory(), lengths.pin_memory()
-            samples, lengths = (part.to(device, non_blocking=True) for part in (samples, lengths))
-            part = encoder(samples.float() / SCALE, None if full else lengths, every_layer=every_layer)
-            embedded.append((rows, part.float()))
     encoder.train(was_training)
     pooled = torch.zeros(len(pieces), *([encoder.layer_count] if every_layer else []), encoder.dim)
     for rows, part in embedded:
@@ -163,6 +157,23 @@ def embed(
             f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged."
         )
     return _mean_over_frames(encoder, pieces, pooled, len(keys))
+
+
+def _embedded(
+    encoder: Encoder,
+    samples: Int[Tensor, "pieces samples"],
+    lengths: Int[Tensor, "pieces"],
+    *,
+    device: torch.device,
+    every_layer: bool,
+) -> Float[Tensor, "pieces *layers dim"]:
+    """On the device, which the CPU does not wait for."""
+    full = bool((lengths == lengths[0]).all())  # then no mask: the same embeddings, and faster
+    if device.type == "cuda":  # pinned, or the copy would wait too
+        samples, lengths = samples.pin_memory(), lengths.pin_memory()
+    samples, lengths = (part.to(device, non_blocking=True) for part in (samples, lengths))
+    found: Tensor = encoder(samples.float() / SCALE, None if full else lengths, every_layer=every_layer)
+    return found.float()
 
 
 @dataclass(frozen=True)
