@@ -16,7 +16,7 @@ from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
 from sweeps.identity import Identity
 from sweeps.interrupt import on_interrupt
-from sweeps.outcome import confirmation, race, references, refitting, registry, runs, selection
+from sweeps.outcome import confirmation, race, refitting, registry, runs, selection
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
 from sweeps.report import cell_page, making, origin, record
@@ -24,13 +24,12 @@ from sweeps.request import backbones, datasets, forecast, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
-from sweeps.search import importances, ranking, tuning
+from sweeps.search import ranking, tuning
 from sweeps.search.studies import Budget, Studies, open_storage, reasons
 from sweeps.slots.pool import SlotShape
 from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
-from sweeps.tracking import mlflow_page, server
-from sweeps.tracking.journal import Outcome
+from sweeps.tracking import server
 from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker, check_answer
 from sweeps.trial import work
@@ -365,39 +364,7 @@ class Sweep:
         found = {candidate.cell: candidate for candidate in candidates}
         ran = record.read(self.plan.folder, ended=True).runs
         for cell in self.cells:
-            numbers, note = self._page_of(cell, found.get(cell.name), [run for run in ran if run.cell == cell.name])
+            mine = [run for run in ran if run.cell == cell.name]
             unheard = left_out.folder_of(self.plan.folder, cell.base.dataset)
-            end = partial(self.tracker.end_cell, cell.name, files=unheard, note=note)
-            if cell.name not in found:
-                end(Outcome.FAILED, numbers)
-                continue
-            mean, deviation = found[cell.name].test
-            scores = {"valid_score": found[cell.name].valid, "test_score": mean, "test_score_sd": deviation}
-            end(Outcome.COMPLETE, numbers | scores)
-
-    def _page_of(
-        self, cell: Cell, candidate: Candidate | None, ran: Sequence[record.Run]
-    ) -> tuple[dict[str, float], str]:
-        """The importances as numbers of the cell's run, and its description."""
-        ranked = ranking.by_score(self.studies.history(cell))
-        shares = importances.of([(trial.params, trial.value or 0.0) for trial in ranked])
-        keys = [run.assignment.key for run in candidate.runs] if candidate else []
-        best = [
-            cell_page.Scored(
-                self._run_of(cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0
-            )
-            for trial in ranked[: cell_page.MOST_TRIALS]
-        ]
-        if candidate:
-            self.tracker.cell(cell.name, tags=cell.tags | cell_page.winning(candidate, list(ranked[0].params)))
-        confirmed = [self._run_of(key) for key in keys]
-        note = cell_page.note(self.tracker.experiment, candidate, confirmed, best, len(ranked), shares, ran)
-        numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
-        return numbers, "\n\n".join(part for part in (note, references.note(cell.base.dataset)) if part)
-
-    def _run_of(self, key: str) -> str | None:
-        """Its run in MLflow; a page lacks a link where there is none, or MLflow is away."""
-        try:
-            return self.tracker.run_id(key)
-        except Exception:  # whatever a server or a network can do
-            return None
+            ranked = ranking.by_score(self.studies.history(cell))
+            cell_page.write(self.tracker, cell, found.get(cell.name), ranked, mine, files=unheard)

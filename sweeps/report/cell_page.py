@@ -2,15 +2,29 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from audioconfit import scores
+from sweeps.outcome import references
 from sweeps.outcome.selection import Candidate
 from sweeps.report.record import Run, time_spent
+from sweeps.request.cells import Cell
+from sweeps.search import importances
 from sweeps.tracking import mlflow_page
+from sweeps.tracking.journal import Outcome
+from sweeps.tracking.tracker import Tracker
 
 MOST_TRIALS = 10
 WINNING = "best_{setting}"  # tags of the cell's run: MLflow lets no parameter change, and a sweep that goes on may
+
+
+class Trial(Protocol):
+    """A trial as its study has it."""
+
+    number: int
+    params: dict[str, Any]
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -23,13 +37,52 @@ class Scored:
     score: float
 
 
+def write(
+    tracker: Tracker,
+    cell: Cell,
+    candidate: Candidate | None,
+    ranked: Sequence[Trial],
+    ran: Sequence[Run],
+    *,
+    files: Path,
+) -> None:
+    """Ends the cell's run in MLflow: its scores, the importances, its description. `candidate`: what was confirmed, if
+    a trial was; `ranked`: the complete trials, best first; `ran`: all that slots did for it; `files`: more artefacts.
+    """
+    shares = importances.of([(trial.params, trial.value or 0.0) for trial in ranked])
+    best = [
+        Scored(_run_of(tracker, cell.key(trial.number)), f"{trial.number:03d}", trial.params, trial.value or 0.0)
+        for trial in ranked[:MOST_TRIALS]
+    ]
+    numbers = {mlflow_page.IMPORTANCE.format(setting=name): share for name, share in shares.items()}
+    runs, outcome = [], Outcome.FAILED
+    if candidate:
+        tracker.cell(cell.name, tags=cell.tags | winning(candidate, list(ranked[0].params)))
+        runs, outcome = [_run_of(tracker, run.assignment.key) for run in candidate.runs], Outcome.COMPLETE
+        mean, deviation = candidate.test
+        numbers |= {"valid_score": candidate.valid, "test_score": mean, "test_score_sd": deviation}
+    parts = (
+        note(tracker.experiment, candidate, runs, best, len(ranked), shares, ran),
+        references.note(cell.base.dataset),
+    )
+    tracker.end_cell(cell.name, outcome, numbers, files=files, note="\n\n".join(filter(None, parts)))
+
+
+def _run_of(tracker: Tracker, key: str) -> str | None:
+    """Its run in MLflow; a page lacks a link where there is none, or MLflow is away."""
+    try:
+        return tracker.run_id(key)
+    except Exception:  # whatever a server or a network can do
+        return None
+
+
 def note(
     experiment: str,
     candidate: Candidate | None,
     runs: Sequence[str | None],
     trials: Sequence[Scored],
     count: int,
-    importances: Mapping[str, float],
+    shares: Mapping[str, float],
     ran: Iterable[Run] = (),
 ) -> str:
     """Markdown. `candidate`: the confirmed recipe, and `runs` its runs in MLflow, in its order; `trials`: the best
@@ -39,14 +92,14 @@ def note(
     parts = [confirmed]
     if trials:
         parts.append(_table_of_trials(experiment, trials, count))
-    if importances:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
-        parts.append(f"Share of the spread of validation scores by setting (Optuna's fANOVA): {shares}.")
+    if shares:
+        each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        parts.append(f"Share of the spread of validation scores by setting (Optuna's fANOVA): {each}.")
     seconds, clips = time_spent(ran)
     if whole := sum(seconds.values()):
-        shares = ", ".join(f"{phase} {spent / whole:.0%}" for phase, spent in seconds.items())
+        each = ", ".join(f"{phase} {spent / whole:.0%}" for phase, spent in seconds.items())
         speed = "" if clips is None else f"; {clips:.1f} clips a second in training"
-        parts.append(f"Slots worked {whole / 60:.1f} minutes for this cell: {shares}{speed}.")
+        parts.append(f"Slots worked {whole / 60:.1f} minutes for this cell: {each}{speed}.")
     views = ", ".join(f"[{view.title}]({mlflow_page.link('', experiment, view)})" for view in mlflow_page.VIEWS)
     return "\n\n".join([*parts, f"All of the sweep: {views}."])
 
