@@ -40,7 +40,7 @@ def peak(encoder: encoders.Encoder, batch: Batch) -> int:
 def limit(total: int, beyond: int) -> None:
     """Leave `beyond` bytes beside what is allocated and the headroom that rows_that_fit wants."""
     torch.cuda.empty_cache()
-    allowed = torch.cuda.memory_reserved() + int(caching.GPU_HEADROOM * total) + beyond
+    allowed = (torch.cuda.memory_reserved() + beyond) / (1 - caching.GPU_HEADROOM)
     torch.cuda.set_per_process_memory_fraction(allowed / total)
 
 
