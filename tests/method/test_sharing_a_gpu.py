@@ -33,7 +33,12 @@ def test_a_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPat
     properties = type("Properties", (), {"total_memory": 80 * GIB})
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: asked.append(device) or 0.5)
+
+    def fraction(device: object) -> float:
+        asked.append(device)
+        return 0.5
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", fraction)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.append(device))
     assert memory.limit_bytes(torch.device("cuda")) == memory.limit_bytes(torch.device("cuda", 1)) == 40 * GIB
     memory.share(0.5)
