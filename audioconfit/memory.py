@@ -36,7 +36,7 @@ def free_bytes(device: torch.device) -> int:
 
 def limit_bytes(device: torch.device) -> int:
     """What torch may allocate on a GPU in this process, all told: the whole of it, or a share."""
-    fraction = torch.cuda.get_per_process_memory_fraction(device.index)  # of torch.device("cuda") alone it wants none
+    fraction = torch.cuda.get_per_process_memory_fraction(_index(device))
     return int(fraction * torch.cuda.get_device_properties(device).total_memory)
 
 
@@ -45,7 +45,12 @@ def share(fraction: float, device: torch.device | str = "cuda") -> None:
     More is then an OutOfMemoryError here and not in a neighbour.
     """
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(torch_fraction(fraction, total), torch.device(device).index)
+    torch.cuda.set_per_process_memory_fraction(torch_fraction(fraction, total), _index(torch.device(device)))
+
+
+def _index(device: torch.device) -> int:
+    """What torch's calls about a share want: they refuse "cuda" without a number."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def torch_fraction(fraction: float, total: int) -> float:

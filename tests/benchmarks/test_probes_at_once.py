@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import heading
 import pytest
@@ -84,8 +85,8 @@ def test_a_stack_of_probes() -> None:
     for name, (clips, dim, classes) in SIZES.items():
         train, ratios, times = side(clips, dim, classes), [], []
         for _ in range(ROUNDS):
-            alone, expected = cpu_seconds(lambda t=train, c=classes, e=EPOCHS[name]: one_by_one(t, c, e))
-            together, found = cpu_seconds(lambda t=train, c=classes, e=EPOCHS[name]: at_once(t, c, e))
+            alone, expected = cpu_seconds(partial(one_by_one, train, classes, EPOCHS[name]))
+            together, found = cpu_seconds(partial(at_once, train, classes, EPOCHS[name]))
             ratios.append(alone / together)
             times.append((alone, together))
         one, stack = (statistics.median(column) for column in zip(*times, strict=True))

@@ -95,11 +95,13 @@ def share_of_validation(bench: Bench, encoder: Encoder, chunk: float, *, rows: i
     epoch = len(batches) * benchmark.step_seconds(bench, encoder, batches, precision=bench.bf16)
 
     def validate() -> None:
-        how = {"chunk_seconds": chunk, "middle_seconds": method.VALIDATION_SECONDS, "precision": bench.bf16}
-        known, asked = (
-            features.extract(encoder, waveforms, side, classes=names, device=bench.device, **how)
-            for side in (train, valid)
-        )
+        how: features.How = {
+            "chunk_seconds": chunk,
+            "middle_seconds": method.VALIDATION_SECONDS,
+            "precision": bench.bf16,
+            "device": bench.device,
+        }
+        known, asked = (features.extract(encoder, waveforms, side, classes=names, **how) for side in (train, valid))
         neighbours.fit(known, asked, classes=names, device=bench.device)
 
     validating = measuring.seconds(validate, bench.device, repeats=3, warm=1)

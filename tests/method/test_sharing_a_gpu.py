@@ -28,6 +28,23 @@ def test_a_share_leaves_room_for_cuda_itself(fraction: float, total: int, bytes_
     assert memory.torch_fraction(fraction, total) * total == pytest.approx(bytes_of_torch)
 
 
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    properties = type("Properties", (), {"total_memory": 80 * GIB})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def fraction(device: object) -> float:
+        asked.append(device)
+        return 0.5
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", fraction)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.append(device))
+    assert memory.limit_bytes(torch.device("cuda")) == memory.limit_bytes(torch.device("cuda", 1)) == 40 * GIB
+    memory.share(0.5)
+    assert asked == [3, 1, 3]  # torch refuses "cuda" here
+
+
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
