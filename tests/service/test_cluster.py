@@ -4,10 +4,12 @@ from pathlib import Path
 
 import makers
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from audioconfit import audio, corpora
 from sweeps.cluster import capacity, joining
 from sweeps.cluster.capacity import SlotRequest
+from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted
 from sweeps.slots.pool import SlotShape
 
@@ -106,3 +108,18 @@ def test_another_fault_of_rays_start_is_not_tried_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(joining.ray, "init", init)
     with pytest.raises(RuntimeError, match="no socket"):
         joining.join().__enter__()
+
+
+def test_a_ray_that_died_is_said_in_a_sentence_but_what_a_task_raised_stays_a_bug(tmp_path: Path) -> None:
+    def slots() -> WarmSlots:
+        return WarmSlots(SlotRequest(), print, tmp_path, 1.0, 1.0, started=print, halt=print, leave=print)
+
+    def closing() -> None:
+        raise ActorDiedError
+
+    with pytest.raises(Halted, match=r"^Ray is gone \(.*\)\. Run the same command again"), slots():
+        raise ActorDiedError
+    with pytest.raises(RayTaskError), slots():
+        raise RayTaskError("task", "Traceback", ValueError("ours"))
+    with slots() as ended:
+        ended._open.callback(closing)  # the queue is gone with it, and all results are there

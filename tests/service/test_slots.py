@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """A job queue with one warm slot."""
     made = Pool(
-        Jobs.start(patience_seconds=5.0),
+        Jobs.start(patience_seconds=8.0),
         toys.work,
         slots=1,
         shape=SlotShape(),

@@ -119,7 +119,7 @@ def command(data: Path, storage: Path, *more: str) -> list[str]:
     return [
         *("--datasets", str(data), "--backbones", "wav2vec2-random", "--methods", "frozen", "--chunks", "0.25"),
         *("--storage", str(storage), "--name", drivers.NAME, "--trials", str(TRIALS), "--seeds", "1", "--slots", "1"),
-        *("--select", "holdout", "--patience", "20", "--wait", "120", *more),
+        *("--select", "holdout", "--patience", "20", "--wait", "400", *more),
     ]
 
 
