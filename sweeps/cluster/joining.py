@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._common.utils import get_default_ray_temp_dir
 from ray._private import services
 
 from audioconfit.errors import InputError
@@ -80,9 +79,14 @@ def _own_handlers() -> Iterator[None]:
             signal.signal(signal.SIGTERM, ours)
 
 
+def temporary() -> str:
+    """Where Ray keeps its sessions on this machine, by the variables that it reads."""
+    return os.path.join(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray")
+
+
 def check_temporary() -> None:
     """InputError where Ray's temporary folder is too deep for the sockets that it keeps there."""
-    folder = get_default_ray_temp_dir()
+    folder = temporary()
     if len(folder) > LONGEST_FOLDER:
         raise InputError(
             f"Ray would keep its sockets below {folder}, whose name is too long for them ({len(folder)} characters, "

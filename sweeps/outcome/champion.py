@@ -14,7 +14,6 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 from audioconfit.classifier import Classifier, Prediction
@@ -31,9 +30,8 @@ class ServedClassifier(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Raises MlflowException, which the server answers with 400, for a table that holds no recordings."""
         if not isinstance(model_input, pd.DataFrame) or "audio" not in model_input.columns or model_input.empty:
-            raise MlflowException(
-                "Send a table with a column 'audio' that holds the bytes of at least one recording, base64 over HTTP.",
-                error_code=INVALID_PARAMETER_VALUE,
+            raise MlflowException.invalid_parameter_value(
+                "Send a table with a column 'audio' that holds the bytes of at least one recording, base64 over HTTP."
             )
         found = self.classifier.each(map(_as_bytes, model_input["audio"]))
         table = pd.DataFrame([_row(prediction) for prediction in found], columns=COLUMNS)

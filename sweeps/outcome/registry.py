@@ -22,7 +22,6 @@ from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import audioconfit
 from audioconfit.audio import SAMPLE_RATE
@@ -39,6 +38,9 @@ from sweeps.trial.stages import StageStore
 
 AWAY = (MlflowException, OSError)  # what a server that is away, or has lost something, is met with
 CHAMPION = "champion"
+SHOWN_VERSIONS = (
+    "mlflow.modelVersions"  # a logged model's tag that MLflow's page reads: as which versions it is registered
+)
 SERVED = Path(__file__).with_name("champion.py")
 # What loading a champion and reading a recording import; audioconfit itself travels with the model.
 NEEDED = (
@@ -205,7 +207,7 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
     # As MLflow's own register_model does: the logged model's page says "Not registered" otherwise.
     if logged.model_id:
         said = [{"name": name, "version": made.version}]
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(said)})
+        client.set_logged_model_tags(logged.model_id, {SHOWN_VERSIONS: json.dumps(said)})
     return str(made.version)
 
 
