@@ -42,6 +42,8 @@ SHOWN_VERSIONS = (
     "mlflow.modelVersions"  # a logged model's tag that MLflow's page reads: as which versions it is registered
 )
 SERVED = Path(__file__).with_name("champion.py")
+# Of a recording that is served: a megabyte of FLAC may hold hours. load_model's model_config says otherwise.
+LONGEST_SECONDS = 600.0
 # What loading a champion and reading a recording import; audioconfit itself travels with the model.
 NEEDED = (
     "mlflow",
@@ -143,7 +145,11 @@ def _better_of_another_sweep(
 
 def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInfo:
     """The classifier as an MLflow model of the run that confirmed it."""
-    with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
+    # In the storage: of a full size it has half a gigabyte, and /tmp may be memory.
+    with (
+        TemporaryDirectory(dir=tracker.folder, prefix=".") as folder,
+        mlflow.start_run(run_id=tracker.run_id(best.key)),
+    ):
         classifier.save(Path(folder))
         return mlflow.pyfunc.log_model(name="classifier", **contents(Path(folder)))
 
@@ -160,6 +166,7 @@ def contents(folder: Path) -> dict[str, Any]:
         "signature": signature(classes),
         "input_example": example(),
         "metadata": {"classes": classes},
+        "model_config": {"longest_seconds": LONGEST_SECONDS},
         # Without what follows a plus: no index has a build such as 2.11.0+cpu.
         "pip_requirements": [f"{name}=={metadata.version(name).split('+')[0]}" for name in NEEDED],
         "code_paths": [str(Path(audioconfit.__file__).parent)],
