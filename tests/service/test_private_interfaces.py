@@ -39,6 +39,14 @@ class Private(NamedTuple):
 USES = (
     Private(
         "sweeps/cluster/joining.py",
+        "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
+        "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
+        None,
+        "an embedded Ray listens on the loopback interface only, which ray.init cannot be asked for",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported; tests/service/test_embedded_ray.py tells",
+    ),
+    Private(
+        "sweeps/cluster/joining.py",
         "ray._private.services.find_bootstrap_address",
         "ray._private.services:find_bootstrap_address",
         ("temp_dir",),
