@@ -52,16 +52,19 @@ def write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path, way_out: str) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, way_out: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
 
     Raises:
-        InputError: the file is damaged; `way_out`: a sentence that says what to do then.
+        InputError: the file is damaged, or holds something else; `way_out`: a sentence that says what to do then.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}). {way_out}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged (it holds no object). {way_out}")
+    return found
 
 
 def seal(folder: Path, *names: str) -> None:
@@ -73,20 +76,20 @@ def seal(folder: Path, *names: str) -> None:
 
 def damaged(folder: Path) -> list[str]:
     """The names of sealed files that are gone or are not what they were; reads each once."""
-    return [name for name, noted in _sums(folder).items() if _sum(folder / name) != list(noted)]
+    return [name for name, noted in _sums(folder).items() if _sum(folder / name) != noted]
 
 
 def _sums(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / SUMS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
 def _sum(path: Path) -> list[int]:
     """Size and CRC-32: 1 GB/s, and against accidents, not against people."""
     size = total = 0
-    if path.is_file():
+    if os.path.isfile(path):  # unlike path.is_file() also where a damaged list has a name that no file can have
         with path.open("rb") as file:
             while block := file.read(2**22):
                 size, total = size + len(block), zlib.crc32(block, total)

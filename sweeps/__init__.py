@@ -29,8 +29,9 @@ _SETTINGS = {
     # A sweep sends nothing to anybody, and stops for no question.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # The tracker tries again for as long as the sweep runs; MLflow itself would block for minutes in each call.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # The tracker tries again for as long as the sweep runs, and looks first. MLflow itself would block for minutes in
+    # each call, and make a run or a version twice where the server did it and then hung up.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line per trial where MLflow is a server

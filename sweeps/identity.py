@@ -40,7 +40,7 @@ def known(folder: Path) -> str | None:
     """The id of the sweep in this folder; None: there is none, or its record cannot be read."""
     try:
         return str(json.loads((folder / RECORD).read_text())["id"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -56,7 +56,7 @@ def of(folder: Path, *, begun: bool) -> Identity:
     try:
         known = json.loads(path.read_text())
         return Identity(folder.name, str(known["id"]), bool(known.get("early")))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(
             f"{path} is damaged; it tells this sweep's studies and runs from those of others. Write "
             f'{{"id": "ID"}} into it, with the ID that the sweep\'s runs in MLflow have as their tag {TAG}, or start a '

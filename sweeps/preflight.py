@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from audioconfit import catalogue, errors
+from sweeps import faults
 from sweeps.cluster import cluster_file, joining, nodes
 from sweeps.cluster.nodes import Node
 from sweeps.request import flags
@@ -57,7 +58,7 @@ def _of_file(path: Path) -> Iterator[Row]:
     config = cluster_file.read(path)
     for what, check in cluster_file.CHECKS.items():
         try:
-            problems = list(check(config))
+            problems = cluster_file.problems(check, config)
         except cluster_file.Unavailable as missing:
             yield Row(what, None, str(missing))
             continue
@@ -112,13 +113,14 @@ def _blind(found: Sequence[Node], folder: Path) -> Iterator[str]:
 
 
 def _mlflow(uri: str | None) -> Row:
+    shown = faults.masked(uri or "a database in the storage folder")
     if uri is None or not uri.startswith("http"):
-        return Row("MLflow", None, f"{uri or 'a database in the storage folder'}: opened by the sweep")
+        return Row("MLflow", None, f"{shown}: opened by the sweep")
     try:
         with urllib.request.urlopen(f"{uri}/health", timeout=MLFLOW_SECONDS) as answer:
-            return Row("MLflow", answer.status == 200, f"{uri} answers {answer.status}")
+            return Row("MLflow", answer.status == 200, f"{shown} answers {answer.status}")
     except (OSError, ValueError) as error:
-        return Row("MLflow", False, f"{uri} does not answer: {error}")
+        return Row("MLflow", False, f"{shown} does not answer: {error}")
 
 
 def _row(what: str, problems: Iterable[str], *, good: str = "") -> Row:

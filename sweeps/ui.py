@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from audioconfit import errors
+from sweeps import faults
 from sweeps.request import flags
 
 
@@ -35,7 +36,7 @@ def _show(asked: argparse.Namespace, console: Console) -> int:
     uri = remote or server.database(places.storage)
     experiment = server.experiment(uri, asked.name)
     if uri.startswith("http"):
-        console.print(mlflow_page.link(uri, experiment), soft_wrap=True)
+        console.print(mlflow_page.link(faults.masked(uri), experiment), soft_wrap=True)
         return 0
     port = server.free_port(asked.port)
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell that started it behind itself ignores the first

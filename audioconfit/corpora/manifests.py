@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audioconfit.corpora import columns, parquet
@@ -86,9 +87,7 @@ def _once(manifest: Path, clips: list[Clip], real: Mapping[Path, str]) -> tuple[
 def _lines(manifest: Path, named: Columns) -> Iterator[tuple[str, dict[str, str]]]:
     """(where the line stands, our column names -> text) per line; InputError if path or label has no column."""
     if manifest.suffix.lower() == ".parquet":
-        table = pq.read_table(manifest)
-        table = parquet.named_classes(table, table.schema)
-        names, records = table.column_names, table.to_pylist()
+        names, records = _records(manifest)
         lines: Iterable[tuple[str, Mapping[str, Any]]] = ((f"row {i}", row) for i, row in enumerate(records))
         yield from _renamed(manifest, named, names, lines)
         return
@@ -104,6 +103,19 @@ def _lines(manifest: Path, named: Columns) -> Iterator[tuple[str, dict[str, str]
             raise InputError(f"{manifest} is no UTF-8 table: {error}.") from None
 
 
+def _records(manifest: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns and rows of a Parquet table."""
+    try:
+        table = pq.read_table(manifest)
+        table = parquet.named_classes(table, table.schema)
+        return table.column_names, table.to_pylist()
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{manifest} is damaged, or no Parquet table: {why}.") from None
+
+
 def _objects(manifest: Path, file: TextIO) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place."""
     found = []
@@ -111,7 +123,7 @@ def _objects(manifest: Path, file: TextIO) -> list[tuple[str, dict[str, Any]]]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{manifest}, line {number}: no JSON ({error}).") from None
             if not isinstance(row, dict):
                 raise InputError(

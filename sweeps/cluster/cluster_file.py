@@ -50,7 +50,7 @@ def read(path: Path) -> Config:
     """The file as it stands. InputError: it cannot be read, or is no YAML mapping."""
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
         raise InputError(f"{path} is no cluster file: it needs a `provider` with a `type` (aws, local).")
@@ -202,6 +202,18 @@ def _filled_in(config: Config) -> Iterator[str]:
     for place, value in _leaves(config):
         if isinstance(value, str) and (left := LEFT_TO_FILL_IN.search(value)):
             yield f"{place} still says {left[0]!r}"
+
+
+def problems(check: Check, config: Config) -> list[str]:
+    """What a check finds. A value of another kind than Ray takes, which no check expects, is a finding.
+
+    Raises:
+        Unavailable: it cannot be made here.
+    """
+    try:
+        return list(check(config))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        return [f"a value is of another kind than Ray takes, so this cannot be looked at: {error}"]
 
 
 CHECKS: dict[str, Check] = {

@@ -1,7 +1,10 @@
-"""Joining: the cluster whose address is given or whose head this is, else an embedded Ray on this machine."""
+"""Joining: the cluster whose address is given or whose head this is, else an embedded Ray on this machine, which nobody
+else reaches: it listens on the loopback interface, and its token is in memory only.
+"""
 
 import logging
 import os
+import secrets
 import signal
 import threading
 import warnings
@@ -10,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._common.utils import get_default_ray_temp_dir
-from ray._private import services
+from ray._private import ray_constants, services
 
 from audioconfit.errors import InputError
 from sweeps.faults import Halted
@@ -20,6 +22,8 @@ from sweeps.faults import Halted
 # "/session_2026-11-26_22-07-41_631369_1234567" and "/sockets/plasma_store".
 LONGEST_FOLDER = 107 - 43 - 21
 START_ATTEMPTS = 3
+TOKEN = secrets.token_hex(32)  # of this process' embedded Ray, which else keeps one where others can read it
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 OBJECT_STORE_BYTES = 200 * 1024**2  # nothing large travels through it: corpora and stages are files
 
 
@@ -39,6 +43,8 @@ def join(embedded_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if os.environ.get(TOKEN_VARIABLES[0]) == TOKEN:
+            del os.environ[TOKEN_VARIABLES[0]]  # no cluster that is joined later has it
 
 
 def _start(cpus: int | None) -> None:
@@ -49,7 +55,7 @@ def _start(cpus: int | None) -> None:
     """
     for _ in range(START_ATTEMPTS):
         try:
-            with _own_handlers():
+            with _own_handlers(), _alone():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -70,6 +76,19 @@ def _start(cpus: int | None) -> None:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """A Ray that starts in the block is reached by this machine's processes only, and by those that have its token."""
+    if not any(os.environ.get(name) for name in TOKEN_VARIABLES):
+        os.environ[TOKEN_VARIABLES[0]] = TOKEN
+    spread = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # whether a node may have others: it takes the address of all interfaces
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = spread
+
+
+@contextmanager
 def _own_handlers() -> Iterator[None]:
     """Ray puts a handler of its own for SIGTERM in the place of ours, and ends in an abort."""
     ours = signal.getsignal(signal.SIGTERM)
@@ -80,9 +99,14 @@ def _own_handlers() -> Iterator[None]:
             signal.signal(signal.SIGTERM, ours)
 
 
+def temporary() -> str:
+    """Where Ray keeps its sessions on this machine, by the variables that it reads."""
+    return os.path.join(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray")
+
+
 def check_temporary() -> None:
     """InputError where Ray's temporary folder is too deep for the sockets that it keeps there."""
-    folder = get_default_ray_temp_dir()
+    folder = temporary()
     if len(folder) > LONGEST_FOLDER:
         raise InputError(
             f"Ray would keep its sockets below {folder}, whose name is too long for them ({len(folder)} characters, "

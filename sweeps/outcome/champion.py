@@ -3,7 +3,7 @@
 Input: a table with a column `audio`, the bytes of a recording in any format that preparing reads (base64 over HTTP).
 Output: one row each: `label` and its `probability`, `labels` (where clips carry label sets all that are above their
 thresholds, of which `label` is the most probable; none may be), `probabilities` (of every class), and `error` where a
-recording cannot be read, which does not stop the others.
+recording cannot be read, or is longer than `longest_seconds` of the model's config, which does not stop the others.
 """
 
 import base64
@@ -14,7 +14,6 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 from audioconfit.classifier import Classifier, Prediction
@@ -27,15 +26,15 @@ class ServedClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
+        self.longest_seconds = context.model_config["longest_seconds"]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Raises MlflowException, which the server answers with 400, for a table that holds no recordings."""
         if not isinstance(model_input, pd.DataFrame) or "audio" not in model_input.columns or model_input.empty:
-            raise MlflowException(
-                "Send a table with a column 'audio' that holds the bytes of at least one recording, base64 over HTTP.",
-                error_code=INVALID_PARAMETER_VALUE,
+            raise MlflowException.invalid_parameter_value(
+                "Send a table with a column 'audio' that holds the bytes of at least one recording, base64 over HTTP."
             )
-        found = self.classifier.each(map(_as_bytes, model_input["audio"]))
+        found = self.classifier.each(map(_as_bytes, model_input["audio"]), longest_seconds=self.longest_seconds)
         table = pd.DataFrame([_row(prediction) for prediction in found], columns=COLUMNS)
         return table.astype(object).where(table.notna(), None) if table["label"].isna().any() else table
 

@@ -22,7 +22,6 @@ from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Object, Property
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import audioconfit
 from audioconfit.audio import SAMPLE_RATE
@@ -39,7 +38,12 @@ from sweeps.trial.stages import StageStore
 
 AWAY = (MlflowException, OSError)  # what a server that is away, or has lost something, is met with
 CHAMPION = "champion"
+SHOWN_VERSIONS = (
+    "mlflow.modelVersions"  # a logged model's tag that MLflow's page reads: as which versions it is registered
+)
 SERVED = Path(__file__).with_name("champion.py")
+# Of a recording that is served: a megabyte of FLAC may hold hours. load_model's model_config says otherwise.
+LONGEST_SECONDS = 600.0
 # What loading a champion and reading a recording import; audioconfit itself travels with the model.
 NEEDED = (
     "mlflow",
@@ -141,7 +145,11 @@ def _better_of_another_sweep(
 
 def _log(tracker: Tracker, best: Assignment, classifier: Classifier) -> ModelInfo:
     """The classifier as an MLflow model of the run that confirmed it."""
-    with TemporaryDirectory() as folder, mlflow.start_run(run_id=tracker.run_id(best.key)):
+    # In the storage: of a full size it has half a gigabyte, and /tmp may be memory.
+    with (
+        TemporaryDirectory(dir=tracker.folder, prefix=".") as folder,
+        mlflow.start_run(run_id=tracker.run_id(best.key)),
+    ):
         classifier.save(Path(folder))
         return mlflow.pyfunc.log_model(name="classifier", **contents(Path(folder)))
 
@@ -158,6 +166,7 @@ def contents(folder: Path) -> dict[str, Any]:
         "signature": signature(classes),
         "input_example": example(),
         "metadata": {"classes": classes},
+        "model_config": {"longest_seconds": LONGEST_SECONDS},
         # Without what follows a plus: no index has a build such as 2.11.0+cpu.
         "pip_requirements": [f"{name}=={metadata.version(name).split('+')[0]}" for name in NEEDED],
         "code_paths": [str(Path(audioconfit.__file__).parent)],
@@ -205,7 +214,7 @@ def _new_version(client: MlflowClient, name: str, logged: ModelInfo, tags: dict[
     # As MLflow's own register_model does: the logged model's page says "Not registered" otherwise.
     if logged.model_id:
         said = [{"name": name, "version": made.version}]
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(said)})
+        client.set_logged_model_tags(logged.model_id, {SHOWN_VERSIONS: json.dumps(said)})
     return str(made.version)
 
 

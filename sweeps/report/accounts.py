@@ -99,7 +99,7 @@ def phases(record: Record) -> Table:
 
 def _conduct(record: Record) -> dict[str, list[Any]]:
     path = record.folder / resuming.CONDUCT
-    return dict(files.read_json(path, "The next start of the sweep begins it anew.")) if path.exists() else {}
+    return files.read_json(path, "The next start of the sweep begins it anew.") if path.exists() else {}
 
 
 def _seconds(run: Run) -> float:

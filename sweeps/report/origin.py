@@ -28,7 +28,7 @@ def command() -> str:
 def of(folder: Path) -> Mapping[str, str]:
     """What was noted; nothing of sweeps that were started by an earlier version."""
     path = folder / RECORD
-    return dict(files.read_json(path, "The next start of the sweep makes it anew.")) if path.exists() else {}
+    return files.read_json(path, "The next start of the sweep makes it anew.") if path.exists() else {}
 
 
 def here() -> dict[str, str]:

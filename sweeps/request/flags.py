@@ -153,7 +153,7 @@ def _setting(word: str) -> tuple[str, Any]:
         return name, _parts(text)
     try:
         return name, json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, text
 
 

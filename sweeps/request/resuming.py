@@ -51,7 +51,10 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     way_out = f"python sweeps/check.py {folder.parent} --repair writes it anew from the studies."
-    return dict(files.read_json(path, way_out))
+    found = files.read_json(path, way_out)
+    if not all(isinstance(settings, dict) for settings in found.values()):
+        raise InputError(f"{path} is damaged (a cell has no settings). {way_out}")
+    return found
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -93,8 +96,8 @@ def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | Non
     """
     path = folder / CONDUCT
     known: dict[str, list[float | None]] = {}
-    with suppress(FileNotFoundError, InputError):  # it only tells; one that is damaged begins anew
-        known = files.read_json(path, "")
+    with suppress(FileNotFoundError, InputError):  # it only tells; what is damaged begins anew
+        known = {flag: values for flag, values in files.read_json(path, "").items() if _are_numbers(values)}
     used = {flag: list(dict.fromkeys([*known.get(flag, ()), value])) for flag, value in conduct.items()}
     files.write(path, json.dumps(used, indent=2))
     mixed = [f"{flag} {', '.join(map(_shown, values))}" for flag, values in used.items() if len(values) > 1]
@@ -104,6 +107,10 @@ def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | Non
         f"Trials of this sweep ran or will run with {'; '.join(mixed)}. They round and draw dropout differently (on "
         "GPUs precision auto means bf16), so scores can differ by that; for trials alike start under another --name."
     )
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(value is None or isinstance(value, int | float) for value in values)
 
 
 def _shown(value: float | None) -> str:

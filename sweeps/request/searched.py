@@ -139,7 +139,7 @@ def _checked(name: str, text: str) -> Any:
     """The value as the recipe holds it."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
     given: Mapping[str, Any] = {"dataset": "", "fingerprint": "", "backbone": "", name: value}
     try:

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -25,22 +25,27 @@ class DurableStudy:
         optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         self.storage, self.id = storage, storage.get_study_id_from_name(name)
         stored = storage.get_all_trials(self.id, deepcopy=False)
-        self.ids = [trial._trial_id for trial in stored]  # the storage's ids, by trial number
-        self.study = optuna.create_study(direction="maximize", pruner=pruner)
+        self.stored = len(stored)
+        self.ids: dict[int, int] = {}  # the storage's ids of those that it was asked for, by trial number
+        self.memory = InMemoryStorage()
+        self.study = optuna.create_study(storage=self.memory, direction="maximize", pruner=pruner)
         self.study.add_trials(stored)
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials, in order; read only."""
-        return self.study.get_trials(deepcopy=False)[: len(self.ids)]
+        return self.study.get_trials(deepcopy=False)[: self.stored]
 
     def running(self) -> list[Trial]:
         """The trials that were asked and not told yet."""
-        return [Trial(self.study, trial._trial_id) for trial in self.trials if trial.state == TrialState.RUNNING]
+        study, number_to_id = self.study, self.memory.get_trial_id_from_study_id_trial_number
+        here = self.memory.get_study_id_from_name(study.study_name)
+        running = [trial.number for trial in self.trials if trial.state == TrialState.RUNNING]
+        return [Trial(study, number_to_id(here, number)) for number in running]
 
     def suggest_first(self, params: Mapping[str, float]) -> None:
         """The first point, if no trial was asked yet."""
-        if not self.ids:
+        if not self.stored:
             self.study.enqueue_trial(dict(params))
 
     def ask(self, distributions: dict[str, BaseDistribution], sampler: BaseSampler) -> Trial:
@@ -48,7 +53,7 @@ class DurableStudy:
         self.study.sampler = sampler
         trial = self.study.ask(distributions)
         whole = self.study.get_trials(deepcopy=False)[trial.number]
-        self.ids.append(self.storage.create_new_trial(self.id, whole))
+        self._store(whole)
         return trial
 
     def repeat(self, trial: FrozenTrial, **attributes: Any) -> None:
@@ -60,18 +65,28 @@ class DurableStudy:
             user_attrs=attributes,
         )
         self.study.add_trial(again)
-        self.ids.append(self.storage.create_new_trial(self.id, again))
+        self._store(again)
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Stores an early score, once per step."""
         if step not in self.trials[trial.number].intermediate_values:
-            self.storage.set_trial_intermediate_value(self.ids[trial.number], step, value)
+            self.storage.set_trial_intermediate_value(self._id(trial.number), step, value)
             trial.report(value, step)
 
     def tell(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: Any) -> None:
         """Stores how the trial ended. A pruned trial's value is its last early score."""
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
-            self.storage.set_trial_user_attr(self.ids[trial.number], name, attribute)
+            self.storage.set_trial_user_attr(self._id(trial.number), name, attribute)
         told = self.study.tell(trial, value, state)
-        self.storage.set_trial_state_values(self.ids[trial.number], told.state, told.values)
+        self.storage.set_trial_state_values(self._id(trial.number), told.state, told.values)
+
+    def _store(self, whole: FrozenTrial) -> None:
+        self.ids[self.stored] = self.storage.create_new_trial(self.id, whole)
+        self.stored += 1
+
+    def _id(self, number: int) -> int:
+        """The storage's id of a trial; of earlier starts' it is asked when it is needed, which few are."""
+        if number not in self.ids:
+            self.ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+        return self.ids[number]

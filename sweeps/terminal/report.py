@@ -16,6 +16,7 @@ from rich.table import Table
 
 from audioconfit import scores
 from audioconfit.recipe import Recipe
+from sweeps import faults
 from sweeps.outcome.race import Race
 from sweeps.outcome.registry import Registered
 from sweeps.outcome.selection import Candidate
@@ -248,11 +249,12 @@ def show_links(
     uri: str, folder: Path, experiment: str, champions: Sequence[Registered], console: Console, *, refitted: bool
 ) -> None:
     """How to open the MLflow UI on this sweep, and how to use a champion. `folder`: the sweep's, in its storage."""
+    shown = faults.masked(uri)
     console.print("\nLook at the trials:", style="bold")
     if uri.startswith("http"):
-        console.print(f"  {mlflow_page.link(uri, experiment)}", soft_wrap=True)
+        console.print(f"  {mlflow_page.link(shown, experiment)}", soft_wrap=True)
     else:
-        named = "" if uri == server.database_in(folder.parent) else f" --tracking-uri {shlex.quote(uri)}"
+        named = "" if uri == server.database_in(folder.parent) else f" --tracking-uri {shlex.quote(shown)}"
         console.print(
             f"  python sweeps/ui.py {shlex.quote(str(folder.parent))} --name {folder.name}{named}",
             soft_wrap=True,
@@ -264,7 +266,7 @@ def show_links(
         console.print("To have it trained once more on train and valid, run the same command with --refit.")
     for registered in champions[:1]:
         console.print("Use the best probe:", style="bold")
-        console.print(f"  mlflow.set_tracking_uri({uri!r})", soft_wrap=True)
+        console.print(f"  mlflow.set_tracking_uri({shown!r})", soft_wrap=True)
         console.print(
             f"  model = mlflow.pyfunc.load_model({registered.uri!r})\n"
             "  model.predict(pandas.DataFrame({'audio': [open('some.wav', 'rb').read()]}))",
@@ -277,7 +279,7 @@ def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
     """How to go on."""
     command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
     console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
-    console.print(f"  {command}", soft_wrap=True, markup=False)
+    console.print(f"  {faults.masked(command)}", soft_wrap=True, markup=False)
 
 
 def _entry(candidate: Candidate | None, best: set[str]) -> str:

@@ -72,7 +72,7 @@ class End:
 
 
 Event = Start | Metrics | Note | End
-DAMAGES = (ValueError, TypeError, KeyError, AttributeError)  # of a line that is no event
+DAMAGES = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a line that is no event
 KINDS: dict[str, type[Start] | type[Metrics] | type[Note] | type[End]] = {
     "start": Start,
     "metrics": Metrics,
@@ -190,4 +190,7 @@ def decode(line: bytes) -> Event:
     kind = KINDS[values.pop("kind")]
     if kind is End:
         values["outcome"] = Outcome(values["outcome"])
-    return kind(**values)
+    event = kind(**values)
+    if not isinstance(event.key, str):
+        raise TypeError(f"{event.key!r} is no key")
+    return event

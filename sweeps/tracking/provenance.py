@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
-from mlflow.utils import mlflow_tags
 
 LONGEST_DIGEST = 36  # characters in MLflow
 
@@ -30,7 +29,7 @@ class Data:
             source=json.dumps({"uri": self.name}),
             profile=json.dumps(told),
         )
-        return DatasetInput(dataset, [InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, said)])
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", said)])
 
 
 def tags(origin: Mapping[str, str]) -> dict[str, str]:
@@ -38,12 +37,12 @@ def tags(origin: Mapping[str, str]) -> dict[str, str]:
     command = origin.get("command", "")
     found = {
         # MLflow shows what follows the last slash: of a whole command perhaps the end of a folder's name.
-        mlflow_tags.MLFLOW_SOURCE_NAME: next((word for word in command.split() if word.endswith(".py")), command),
+        "mlflow.source.name": next((word for word in command.split() if word.endswith(".py")), command),
         "command": command,
-        mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
-        mlflow_tags.MLFLOW_GIT_COMMIT: origin.get("commit", ""),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": origin.get("commit", ""),
         "version": origin.get("version", ""),
-        mlflow_tags.MLFLOW_USER: _user(),
+        "mlflow.user": _user(),
     }
     return {name: value for name, value in found.items() if value}
 

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 
 from audioconfit.errors import InputError
+from sweeps import faults
 
 HOST, PORT = "127.0.0.1", 5000
 DATABASE = "mlflow.db"  # in a storage folder
@@ -46,14 +47,17 @@ def experiment(uri: str, name: str | None) -> str:
     Raises:
         InputError: there is none, or this is no database of MLflow's.
     """
+    shown = faults.masked(uri)
     try:
         found = [one for one in MlflowClient(tracking_uri=uri).search_experiments() if one.experiment_id != "0"]
     except Exception as error:  # whatever a server, a network or a damaged file can do
-        raise InputError(f"MLflow at {uri} cannot be read ({_first_line(error)}). Name another storage.") from None
+        raise InputError(
+            f"MLflow at {shown} cannot be read ({faults.masked(_first_line(error))}). Name another storage."
+        ) from None
     mine = [one for one in found if name in (None, one.name)]
     if not mine:
         known = ", ".join(sorted(one.name for one in found)) or "none at all"
-        raise InputError(f"MLflow at {uri} has no sweep {name or ''}; it has {known}. Choose one with --name.")
+        raise InputError(f"MLflow at {shown} has no sweep {name or ''}; it has {known}. Choose one with --name.")
     return str(max(mine, key=_age).experiment_id)
 
 

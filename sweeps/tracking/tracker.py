@@ -192,6 +192,8 @@ class Tracker:
         self._thread.join(timeout_seconds)
         if self.failing is not None:
             self.problems.append(self.failing)
+        elif self._thread.is_alive():
+            self.problems.append(f"It answers too slowly: {self.journal.written - self.journal.applied} events wait.")
         self.journal.close()
 
     def _write(self, event: Event) -> None:

@@ -43,13 +43,17 @@ class Assignment:
         """Whether the trial has left its result, and it can be read; else it is run again, and finds its stage 1."""
         try:
             stamp = (self.folder / RESULT).stat().st_mtime_ns
-            return "metrics" in self.read_result() and _is_whole(self.folder, stamp)
+            self.read_result()
+            return _is_whole(self.folder, stamp)
         except (FileNotFoundError, InputError):
             return False
 
     def read_result(self) -> dict[str, Any]:
         """All that a trial that is done says of itself. InputError: its file is damaged."""
-        return dict(files.read_json(self.folder / RESULT, AGAIN))
+        result = files.read_json(self.folder / RESULT, AGAIN)
+        if not isinstance(result.get("metrics"), dict):
+            raise InputError(f"{self.folder / RESULT} is damaged (it has no metrics). {AGAIN}")
+        return result
 
     def read_metrics(self) -> dict[str, float]:
         """The scores of a trial that is done. InputError: its file is damaged."""

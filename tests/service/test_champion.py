@@ -3,13 +3,17 @@ thresholds where clips carry label sets.
 """
 
 import base64
+import io
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import environments
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -57,6 +61,26 @@ def test_every_input_format_is_answered_and_what_is_no_recording_is_named_in_its
     assert sorted(first["probabilities"]) == sorted(CLASSES)
     assert (first["error"], broken["label"]) == (None, None)
     assert broken["error"] == "not audio: no decoder knows its format"
+
+
+def test_a_small_file_of_hours_is_refused_in_its_row_before_it_costs_anything(
+    server: TestClient, tmp_path: Path
+) -> None:
+    soundfile.write(long := io.BytesIO(), np.zeros(16_000 * 2 * 3600, np.int16), 16_000, format="FLAC")
+    assert len(long.getvalue()) < 1e6
+    sounds = (long.getvalue(), recording(tmp_path).read_bytes())
+    cells = [{"audio": base64.b64encode(sound).decode()} for sound in sounds]
+    began = time.process_time()
+    refused, named = server.post("/invocations", json={"dataframe_records": cells}).json()["predictions"]
+    assert time.process_time() - began < 5.0  # it cost 34 s and 2.2 GB
+    assert "too long: more than 600 s" in refused["error"]
+    assert named["error"] is None
+
+
+def test_whoever_loads_a_champion_says_how_long_recordings_may_be(server: TestClient, tmp_path: Path) -> None:
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"longest_seconds": 0.5})
+    (error,) = loaded.predict(pd.DataFrame({"audio": [recording(tmp_path, 0.6).read_bytes()]}))["error"]
+    assert "too long: more than 0.5 s" in error
 
 
 def test_the_model_carries_its_label_set_and_an_example_that_it_answers(tmp_path: Path) -> None:
