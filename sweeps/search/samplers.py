@@ -16,7 +16,11 @@ GRID = "grid"
 
 
 class KnownSpace(TPESampler):
-    """TPE with a given space: Optuna's own derives it from all earlier trials at every ask."""
+    """TPE with a given space: Optuna's own derives it from all earlier trials at every ask.
+
+    It weighs every trial: 4 ms of CPU a proposal after 50, 11 ms after 600. A window (the best 100 and the newest 100
+    as a study of their own, the only public way) took 33 ms to save that, at a regret within the spread of five seeds.
+    """
 
     def __init__(self, space: dict[str, BaseDistribution], **settings: Any) -> None:
         super().__init__(**settings)
