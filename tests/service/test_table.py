@@ -100,7 +100,8 @@ def test_settings_that_were_searched_too_stand_with_the_winner_and_in_the_race(m
     assert "probe rate 0.003, temperature 0.05, freeze conv" in console.export_text()
     monkeypatch.setattr(Finalist, "scores", [0.5, 0.7])
     params = {"batch_size": 8, "chunk_seconds": 0.5, "probe_lr": 0.01, "temperature": 0.1, "freeze": None}
-    raced = [Finalist(cell, params, 0.5, 1.0, folds=[None, None])]
+    assignment = confirmed(cell, 0.5).runs[0].assignment
+    raced = [Finalist(cell, params, 0.5, 1.0, folds=[assignment, assignment])]
     report.show_races({"tones": Race(raced, 2, "map")}, console)
     said = console.export_text()
     assert "Race on tones (mean average precision)" in said

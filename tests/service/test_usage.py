@@ -32,7 +32,12 @@ def assign(tmp_path: Path) -> Callable[[str], Assignment]:
 
 def run(assignment: Assignment) -> dict[str, float]:
     told: list[dict[str, Any]] = []
-    work.work(assignment, lambda step, metrics: told.append(metrics or {}) is None)
+
+    def tell(step: int, metrics: dict[str, Any] | None) -> bool:
+        told.append(metrics or {})
+        return True
+
+    work.work(assignment, tell)
     return told[-1]
 
 

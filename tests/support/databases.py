@@ -66,7 +66,14 @@ class PostgreSQL:
 
     def ask(self, database: str, query: str) -> str:
         """The answer as text."""
-        command = [self.programs / "psql", "--tuples-only", "--no-align", "--command", query, self.url(database)]
+        command: list[str | Path] = [
+            self.programs / "psql",
+            "--tuples-only",
+            "--no-align",
+            "--command",
+            query,
+            self.url(database),
+        ]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -88,9 +95,25 @@ def postgresql(of: Path) -> Iterator[PostgreSQL]:
         owner = pwd.getpwnam("postgres")
         for path in (folder, folder / "password"):
             os.chown(path, owner.pw_uid, owner.pw_gid)
-    made = [of / "initdb", "--pgdata", folder / "data", "--username", USER, "--pwfile", folder / "password"]
+    made: list[str | Path] = [
+        of / "initdb",
+        "--pgdata",
+        folder / "data",
+        "--username",
+        USER,
+        "--pwfile",
+        folder / "password",
+    ]
     made += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
-    server = [of / "postgres", "-D", folder / "data", "-p", str(port), "-c", f"unix_socket_directories={folder}"]
+    server: list[str | Path] = [
+        of / "postgres",
+        "-D",
+        folder / "data",
+        "-p",
+        str(port),
+        "-c",
+        f"unix_socket_directories={folder}",
+    ]
     server += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     try:
         subprocess.run(made, check=True, capture_output=True, cwd=folder, **account)
@@ -107,8 +130,8 @@ def postgresql(of: Path) -> Iterator[PostgreSQL]:
         shutil.rmtree(folder)
 
 
-def _wait(server: PostgreSQL, process: "subprocess.Popen[bytes]", said: Path) -> None:
-    command = [server.programs / "pg_isready", "--dbname", server.url("postgres")]
+def _wait(server: PostgreSQL, process: "subprocess.Popen[Any]", said: Path) -> None:
+    command: list[str | Path] = [server.programs / "pg_isready", "--dbname", server.url("postgres")]
     until = time.monotonic() + PATIENCE_SECONDS
     while subprocess.run(command, capture_output=True).returncode:
         assert process.poll() is None, said.read_text()
