@@ -5,6 +5,7 @@ encoder.py, our own small backbones and their model cards in pretrained/ (their 
 chunks and the extraction of features are in audioconfit/features.py.
 """
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,18 @@ from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
-__all__ = ["Encoder", "Unreachable", "around", "check", "fingerprint", "layers", "load", "longest", "receptive_field"]
+__all__ = [
+    "Encoder",
+    "Unreachable",
+    "around",
+    "check",
+    "fingerprint",
+    "layers",
+    "load",
+    "longest",
+    "receptive_field",
+    "shortest_masked",
+]
 
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -104,6 +116,14 @@ def longest(name: str) -> int | None:
     return spectrograms.longest(config) if config.model_type in spectrograms.EXTRACTORS else None
 
 
+def shortest_masked(name: str) -> int:
+    """Samples that SpecAugment masks at a time, which a chunk must have. Loads and downloads no weights."""
+    config = _configuration(name)
+    step = math.prod(config.conv_stride)
+    return encoder.receptive_field(config.conv_kernel, config.conv_stride) + step * (config.mask_time_length - 1)
+
+
+@lru_cache(maxsize=64)
 def layers(name: str) -> tuple[int | str, ...]:
     """What a probe can read of a backbone's layers: each by its number, 0 being what enters the first, the last, their
     mean, and their weighted mean. Loads and downloads no weights.
