@@ -81,9 +81,8 @@ def _check_training(recipe: Recipe) -> None:
 
 
 def _check_masking(recipe: Recipe) -> None:
-    if encoders.longest(recipe.backbone) is not None:
+    if (shortest := encoders.shortest_masked(recipe.backbone)) is None:
         raise InputError(f"{recipe.backbone} has no SpecAugment; leave spec_augment off.")
-    shortest = encoders.shortest_masked(recipe.backbone)
     if recipe.method != "frozen" and round(recipe.chunk_seconds * SAMPLE_RATE) < shortest:
         raise InputError(
             f"SpecAugment masks stretches of {shortest / SAMPLE_RATE:g} s of {recipe.backbone}, and a chunk of "

@@ -26,7 +26,7 @@ ALPHA = 16
 def check() -> None:
     """InputError where peft is not installed. Imports nothing."""
     if importlib.util.find_spec("peft") is None:
-        raise InputError("tune=lora needs the library peft, which is not here: pip install 'audioconfit[lora]'.")
+        raise InputError("Setting tune=lora needs the package peft: pip install 'audioconfit[lora]'.")
 
 
 def attach(encoder: Encoder, *, rank: int, seed: int) -> None:

@@ -23,6 +23,8 @@ ROWS, SAMPLES = 4, 16_000
 SHAPES: dict[str, dict[str, Any]] = {
     "wav2vec2": {},
     "wav2vec2-conformer": {},
+    "sew": {},
+    "wav2vec2-bert": {},
     "whisper": {
         "d_model": 512,
         "encoder_layers": 6,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tiny_encoders import encoder_of, noise, shift, tones
 from torch import multiprocessing
 
-from audioconfit import losses, pairtune, ranks
+from audioconfit import caching, losses, pairtune, ranks
+from audioconfit.batches import Batch
 from audioconfit.encoders import Encoder, adapters, weights
 from audioconfit.training import Settings
 
@@ -84,6 +85,19 @@ def of_two() -> Iterator[dict[str, Any]]:
 def test_two_ranks_have_the_gradient_of_one(architecture: str, of_two: dict[str, Any]) -> None:
     expected = gradient(architecture)
     assert (of_two[architecture] - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_a_batch_cut_to_the_memory_has_the_gradient_of_the_whole(architecture: str) -> None:
+    encoder = made(architecture).double().train()
+    batch = Batch(noise(12, 6_000).double(), torch.tensor([6_000, 4_000, 5_000] * 4), torch.arange(12) // 3)
+    found = []
+    for rows in (12, 5):
+        encoder.zero_grad()
+        caching.backward(lambda piece: encoder(piece.waveforms, piece.lengths), losses.supcon, batch, micro_batch=rows)
+        of_all = [parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]
+        found.append(torch.cat(of_all).clone())
+    assert (found[1] - found[0]).norm() / found[0].norm() < 1e-5
 
 
 def trained(architecture: str, checkpoint: Path, *, stop_at: int | None = None) -> Encoder:
