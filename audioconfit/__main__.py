@@ -196,12 +196,13 @@ def _export(arguments: argparse.Namespace) -> int:
         pushing.check(arguments.push)
     classifier.check_free(arguments.out)
     model = models.load(arguments.model)
-    if not sequence_classifier.is_known(model.encoder):
+    if not sequence_classifier.is_known(model.encoder, model.probe.layers):
         raise InputError(
-            f"{model.encoder.name} is a {model.encoder.model.config.model_type} model: transformers' classifier reads "
-            "other frames of it, and there is no ONNX graph of its spectrogram; use `audioconfit predict`."
+            f"{model.encoder.name} is a {model.encoder.model.config.model_type} model: transformers' classifier does "
+            "not read it as it was trained, and there is no ONNX graph of it; use `audioconfit predict`."
         )
     if arguments.to == "onnx":
+        onnx_graph.check(model)
         heard = trying.heard(model, arguments.on, arguments.data) if arguments.on else []
         made = onnx_graph.save(model, arguments.out, small=heard if arguments.int8 else None)
         print(

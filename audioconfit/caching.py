@@ -55,10 +55,11 @@ def rows_that_fit(embed: Embed, heaviest: Batch, parameters: Iterable[nn.Paramet
     CPU: by what one row keeps for its backward, within CPU_ACTIVATION_BYTES. Raises torch.OutOfMemoryError where not
     even one row fits.
     """
-    device, trained = heaviest.waveforms.device, [parameter for parameter in parameters if parameter.requires_grad]
+    device, weights = heaviest.waveforms.device, list(parameters)
+    trained = [parameter for parameter in weights if parameter.requires_grad]
     with randomness.kept(device):
         if device.type != "cuda":
-            per_row = max(1, _kept_bytes(embed, heaviest.pieces(1)[0], trained))
+            per_row = max(1, _kept_bytes(embed, heaviest.pieces(1)[0], weights))
             return max(1, min(len(heaviest), CPU_ACTIVATION_BYTES // per_row))
         rows = len(heaviest)
         while not _fits(embed, heaviest.pieces(rows)[0], trained):
@@ -95,9 +96,11 @@ def _try_out(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> None:
     del room  # held until here
 
 
-def _kept_bytes(embed: Embed, batch: Batch, trained: list[nn.Parameter]) -> int:
-    """Bytes of activations that a forward pass keeps for its backward: not the weights, which are there anyway."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trained}
+def _kept_bytes(embed: Embed, batch: Batch, parameters: list[nn.Parameter]) -> int:
+    """Bytes of activations that a forward pass keeps for its backward: not the weights, which are there anyway, those
+    that are not trained too.
+    """
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

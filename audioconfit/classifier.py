@@ -212,7 +212,7 @@ class Classifier:
 
     def _write(self, folder: Path, name: str) -> None:
         use = None
-        if sequence_classifier.is_known(self.encoder):
+        if sequence_classifier.is_known(self.encoder, self.probe.layers):
             weight, bias = self.probe.folded()
             several = self.probe.thresholds is not None
             sequence_classifier.save(

@@ -25,15 +25,16 @@ from audioconfit import (
     predictions,
     probe,
     ranks,
+    refusals,
     scores,
     splits,
     training,
 )
-from audioconfit.audio import SAMPLE_RATE, Waveforms
+from audioconfit.audio import Waveforms
 from audioconfit.batches import Batches
 from audioconfit.clock import Clock
 from audioconfit.corpora import Clip
-from audioconfit.encoders import Encoder
+from audioconfit.encoders import Encoder, adapters
 from audioconfit.errors import InputError
 from audioconfit.features import Features
 from audioconfit.neighbours import KnnProbe
@@ -91,42 +92,6 @@ def split_of(recipe: Recipe, waveforms: Waveforms) -> Split:
     return folds.joined(split) if recipe.refit else split
 
 
-def check(recipe: Recipe, waveforms: Waveforms) -> None:
-    """Refuses what cannot work before any expensive step: a chunk longer than every clip, a layer that is not there.
-
-    Raises:
-        InputError: with the value and the way out.
-    """
-    if recipe.fingerprint != waveforms.fingerprint:
-        raise InputError(
-            f"The recipe is for {recipe.dataset} with content {recipe.fingerprint[:12]}, but the prepared corpus has "
-            f"{waveforms.fingerprint[:12]}: its recordings or labels have changed. Start a sweep under another name."
-        )
-    probe.check_balance(recipe.probe_balance, recipe.probe, multi_label=waveforms.corpus.multi_label)
-    longest = max(waveforms.seconds(clip.key) for clip in waveforms.corpus.clips)
-    if recipe.chunk_seconds > longest:
-        raise InputError(
-            f"A chunk of {recipe.chunk_seconds:g} s is longer than every clip of {recipe.dataset} (the longest has "
-            f"{longest:.2f} s); choose chunks of at most {longest:.2f} s."
-        )
-    if (most := encoders.longest(recipe.backbone)) is not None and round(recipe.chunk_seconds * SAMPLE_RATE) > most:
-        raise InputError(
-            f"{recipe.backbone} takes {most / SAMPLE_RATE:g} s at most, and a chunk of {recipe.chunk_seconds:g} s is "
-            f"longer; choose chunks of at most {most / SAMPLE_RATE:g} s."
-        )
-    count = sum(isinstance(layer, int) for layer in encoders.layers(recipe.backbone))
-    if isinstance(recipe.freeze, int) and recipe.freeze > count:
-        raise InputError(
-            f"Setting freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
-        )
-    readable = ("last",) if recipe.layers == "last" else encoders.layers(recipe.backbone)
-    if recipe.probe_layer not in readable:
-        raise InputError(
-            f"The probe cannot read layer {recipe.probe_layer} of {recipe.backbone} (layers={recipe.layers}); choose "
-            f"one of {', '.join(map(str, readable))}" + (", or layers=all." if recipe.layers == "last" else ".")
-        )
-
-
 def tune(
     recipe: Recipe,
     waveforms: Waveforms,
@@ -149,11 +114,14 @@ def tune(
     Returns:
         The stage, or None where `report` asked to stop (the checkpoint is kept).
     """
-    check(recipe, waveforms)
+    refusals.check(recipe, waveforms)
     split = split_of(recipe, waveforms)
     encoder = encoders.load(
         recipe.backbone, seed=recipe.seed, spec_augment=recipe.spec_augment, layer_drop=recipe.layer_drop
-    ).to(device)
+    )
+    if recipe.method != "frozen" and recipe.tune == "lora":
+        adapters.attach(encoder, rank=recipe.lora_rank, seed=recipe.seed)
+    encoder.to(device)
     curve: list[dict[str, float]] = []
     clock = clock or Clock()
 
@@ -169,6 +137,7 @@ def tune(
         ended, head = _train(recipe, encoder, waveforms, split, device=device, report=told, **run)
         if not ended:
             return None
+        adapters.merge(encoder)  # from here on it is a plain encoder, and the features are its own
     alive = training.alive(lambda: told(recipe.epochs, {}))
     extract = partial(_extract, recipe, encoder, waveforms, split, device=device, shared=True, alive=alive)
     with clock.phase("extraction"):

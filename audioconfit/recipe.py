@@ -49,6 +49,8 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"  # after warm-up; cosine: to 0 at the last step
     backbone_lr_decay: float = Field(default=1.0, gt=0, le=1)  # of the rate from each layer to the one below it
     freeze: Annotated[int, Field(ge=0)] | Literal["conv"] | None = None  # what stays as it was: encoder.Encoder.freeze
+    tune: Literal["full", "lora"] = "full"  # the weights, or adapters beside them (encoders/adapters.py)
+    lora_rank: PositiveInt = 8
     temperature: PositiveFloat = 0.1
     mining: Literal["multi_similarity", "hardest", "none"] = "multi_similarity"
     margin: float = Field(default=0.1, ge=0)
@@ -117,6 +119,8 @@ LATER = {
     "backbone_lr_decay": 1.0,
     "freeze": None,
     "curve_clips": None,
+    "tune": "full",
+    "lora_rank": 8,
     "probe_layer": "last",
     "probe_balance": "none",
     "probe_thresholds": None,

@@ -150,7 +150,7 @@ def declared(*extras: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("paths", "extras"), [(tuple(MODULES.values()), ("aws",)), (tuple(TESTS), ("aws", "onnx", "dev"))]
+    ("paths", "extras"), [(tuple(MODULES.values()), ("aws", "lora")), (tuple(TESTS), ("aws", "onnx", "lora", "dev"))]
 )
 def test_what_is_imported_is_declared(paths: tuple[Path, ...], extras: tuple[str, ...]) -> None:
     brought = packages_distributions()

@@ -93,6 +93,11 @@ class Waveforms:
         """Duration of all clips together."""
         return sum(length for _, length in self.offsets.values()) / SAMPLE_RATE
 
+    @cached_property
+    def longest_seconds(self) -> float:
+        """Of its clips."""
+        return max(self.seconds(clip.key) for clip in self.corpus.clips)
+
     def at_least(self, samples: int) -> "Waveforms":
         """Without the clips under `samples` samples (a backbone's receptive field), which become faults."""
         short = {clip.key for clip in self.corpus.clips if self.offsets[clip.key][1] < samples}

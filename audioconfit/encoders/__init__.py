@@ -15,7 +15,6 @@ from audioconfit import backbones, randomness
 from audioconfit.backbones import Backbone
 from audioconfit.encoders import encoder, spectrograms, weights
 from audioconfit.encoders.encoder import Encoder
-from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.encoders.weights import Unreachable
 from audioconfit.errors import InputError
 
@@ -29,6 +28,7 @@ __all__ = [
     "load",
     "longest",
     "receptive_field",
+    "shortest_masked",
     "untrained",
 ]
 
@@ -102,9 +102,9 @@ def around(
 ) -> Encoder:
     """The encoder of a model of transformers, in evaluation mode; `folder` has its preprocessor_config.json."""
     drawn = {"spec_augment": spec_augment, "layer_drop": layer_drop}
-    if model.config.model_type in spectrograms.EXTRACTORS:
+    if (family := spectrograms.FAMILIES.get(model.config.model_type)) is not None:
         settings = weights.preprocessing(folder) if folder else None
-        return SpectrogramEncoder(name, model, settings=settings, **drawn).eval()
+        return family(name, model, settings=settings, **drawn).eval()
     normalise = weights.normalises(folder) if folder else None
     return Encoder(name, model, normalise=normalise, **drawn).eval()
 
@@ -113,28 +113,40 @@ def around(
 def receptive_field(name: str) -> int:
     """Samples that a backbone's first frame takes; shorter clips cannot be embedded. Loads and downloads no weights."""
     config = _configuration(name)
-    if config.model_type in spectrograms.EXTRACTORS:
-        return spectrograms.receptive_field(config)
-    return encoder.receptive_field(config.conv_kernel, config.conv_stride)
+    if (family := spectrograms.FAMILIES.get(config.model_type)) is not None:
+        return family.first_frame(config)
+    return encoder.receptive_field(config)
 
 
 @lru_cache(maxsize=64)
 def longest(name: str) -> int | None:
     """Samples that a backbone takes at most; None where there is no limit. Loads and downloads no weights."""
     config = _configuration(name)
-    return spectrograms.longest(config) if config.model_type in spectrograms.EXTRACTORS else None
+    family = spectrograms.FAMILIES.get(config.model_type)
+    return None if family is None else family.most(config)
 
 
+@lru_cache(maxsize=64)
+def shortest_masked(name: str) -> int | None:
+    """Samples that SpecAugment masks at a time, which a chunk must have; None: this backbone has no SpecAugment. Loads
+    and downloads no weights.
+    """
+    config = _configuration(name)
+    if config.model_type in spectrograms.FAMILIES:
+        return None
+    return encoder.receptive_field(config, frames=config.mask_time_length)
+
+
+@lru_cache(maxsize=64)
 def layers(name: str) -> tuple[int | str, ...]:
     """What a probe can read of a backbone's layers: each by its number, 0 being what enters the first, the last, their
     mean, and their weighted mean. Loads and downloads no weights.
 
-    Of backbones that normalise after the last layer there is no mean: the layers before are of other scales, and
-    transformers adds them up without the normalisation.
+    Of backbones that normalise after the last layer, or undo a pooling there (SEW), there is no mean: the layers before
+    are of other scales, and transformers adds them up as they are.
     """
     config = _configuration(name)
-    normalised = getattr(config, "do_stable_layer_norm", False) or config.model_type in spectrograms.EXTRACTORS
-    several = () if normalised else ("mean", "weighted")
+    several = () if encoder.ends_apart(config) else ("mean", "weighted")
     return (*range(config.num_hidden_layers), "last", *several)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
+from transformers.models.sew.modeling_sew import SEWEncoder
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
@@ -25,6 +27,7 @@ from audioconfit.encoders.layers import (
     ValidConvolution,
     ValidGroupNorm,
     ValidPositions,
+    ValidSqueeze,
     at_least_float32,
     convolve_on_gpu,
     standardise,
@@ -32,9 +35,10 @@ from audioconfit.encoders.layers import (
 from audioconfit.encoders.weights import quiet
 from audioconfit.errors import InputError
 
-# A layer of the transformer, and the norm that some have behind the last one.
+# A layer of the transformer, and what some have behind the last one: a norm, SEW also a layer that undoes its pooling.
 LAYER = re.compile(r"model\.(?:encoder\.)?layers\.(\d+)\.")
-LAST_NORM = re.compile(r"model\.(?:encoder\.)?layer_?norm\.")
+BEHIND = re.compile(r"model\.(?:encoder\.)?(layer_?norm|upsample)\.")
+ENDS_APART = ("whisper", "audio-spectrogram-transformer", "sew")
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -42,6 +46,7 @@ Count = TypeVar("Count", int, Tensor)
 EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: ValidGroupNorm,
     Data2VecAudioPositionalConvLayer: ValidPositions,
+    SEWEncoder: ValidSqueeze,
     Wav2Vec2ConformerConvolutionModule: ValidConvolution,
     WavLMAttention: GatedAttention,
 }
@@ -57,7 +62,8 @@ class Encoder(nn.Module):
     name: str
     dim: int
     longest: int | None = None  # samples that it takes at most
-    receptive_field: int  # samples that one frame sees; shorter clips cannot be embedded
+    receptive_field: int  # samples that the first frame sees; shorter clips cannot be embedded
+    spec_augment: bool = False
 
     def __init__(
         self,
@@ -73,11 +79,12 @@ class Encoder(nn.Module):
         self.name = name
         self.model = model
         self.dim = int(config.hidden_size)
-        self.receptive_field = receptive_field(config.conv_kernel, config.conv_stride)
+        self.receptive_field = receptive_field(config)
         # So say the preprocessor_config.json files on the hub: all but wavlm-base and wavlm-base-plus.
         by_architecture = config.model_type != "wavlm" or config.feat_extract_norm == "layer"
         self.normalise = by_architecture if normalise is None else normalise
 
+        self.spec_augment = spec_augment
         self._layer_drop_of_backbone = config.layerdrop
         config.layerdrop = config.layerdrop if layer_drop else 0.0
         config.apply_spec_augment = spec_augment
@@ -94,7 +101,7 @@ class Encoder(nn.Module):
         if config.model_type == "wav2vec2-conformer":  # has it, and does not use it
             model.get_submodule("encoder.pos_conv_embed").requires_grad_(False)
         for module in model.get_submodule("encoder.pos_conv_embed").modules():
-            if isinstance(module, nn.Conv1d):  # its class is weight_norm's
+            if isinstance(module, nn.Conv1d) and module.stride == (1,):  # its class is weight_norm's
                 setattr(module, "forward", partial(convolve_on_gpu, module))  # noqa: B010
         for module in model.modules():
             # Only the class changes, not the parameters and their names: checkpoints remain transformers' own.
@@ -117,17 +124,12 @@ class Encoder(nn.Module):
         InputError: a row shorter than the receptive field; with SpecAugment, chunks shorter than what it masks.
         """
         self._check(waveforms, lengths)
-        if lengths is None:
-            inputs = standardise(waveforms) if self.normalise else waveforms
-            pooled = [hidden.mean(dim=1) for hidden in self._hidden(inputs, None, every_layer)]
-        else:
-            valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
-            inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
-            with self._only_valid(lengths):
-                states = self._hidden(inputs, valid.long(), every_layer)
-            frames = self.frame_count(lengths)[:, None]
-            counted = torch.arange(states[0].shape[1], device=waveforms.device) < frames
-            pooled = [hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / frames for hidden in states]
+        if lengths is None and self.longest is not None:  # it is filled up, and the filling does not count
+            lengths = torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device)
+        states = self._states(waveforms, lengths, every_layer)
+        frames = states[-1].shape[1]
+        counted = self._counted(frames, lengths)
+        pooled = [_mean(at_least_float32(self._restored(hidden, frames, lengths)), counted) for hidden in states]
         return torch.stack(pooled, dim=1) if every_layer else pooled[0]
 
     @property
@@ -142,8 +144,7 @@ class Encoder(nn.Module):
         layers = self.layer_count - 1
         if found := LAYER.match(parameter):
             return layers - 1 - int(found[1])
-        normalises_last = getattr(self.model.config, "do_stable_layer_norm", self.longest is not None)
-        return 0 if normalises_last and LAST_NORM.match(parameter) else layers
+        return 0 if ends_apart(self.model.config) and BEHIND.match(parameter) else layers
 
     def freeze(self, what: int | str | None) -> None:
         """Leaves part of the backbone as it is: "conv" what comes before the first layer, a number that and as many
@@ -156,13 +157,40 @@ class Encoder(nn.Module):
             if self.layers_above(name) >= layers - still:
                 parameter.requires_grad_(False)
 
-    def _hidden(
-        self, inputs: Float[Tensor, "batch samples"], mask: Int[Tensor, "batch samples"] | None, every_layer: bool
-    ) -> list[Float[Tensor, "batch frames dim"]]:
+    def _states(
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None, every_layer: bool
+    ) -> list[Float[Tensor, "batch places dim"]]:
         """The last hidden state, or that of every layer; the last one is normalised where the backbone does so."""
+        if lengths is None:
+            return self._run(standardise(waveforms) if self.normalise else waveforms, None, every_layer)
+        valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+        inputs = standardise(waveforms, valid) if self.normalise else waveforms.masked_fill(~valid, 0)
+        with self._only_valid(lengths):
+            return self._run(inputs, valid.long(), every_layer)
+
+    def _run(self, inputs: Tensor, mask: Int[Tensor, "batch steps"] | None, every_layer: bool) -> list[Tensor]:
+        """What the backbone gives."""
         output = self.model(inputs, attention_mask=mask, output_hidden_states=every_layer)
-        states = [*output.hidden_states[:-1], output.last_hidden_state] if every_layer else [output.last_hidden_state]
-        return [at_least_float32(hidden) for hidden in states]
+        return [*output.hidden_states[:-1], output.last_hidden_state] if every_layer else [output.last_hidden_state]
+
+    def _restored(
+        self, hidden: Float[Tensor, "batch places dim"], frames: int, lengths: Int[Tensor, "batch"] | None
+    ) -> Float[Tensor, "batch frames dim"]:
+        """SEW's pooled frames as often as each stands for, and 0 for what is left of a row; of others as it is."""
+        if hidden.shape[1] == frames:
+            return hidden
+        squeeze = self.model.config.squeeze_factor
+        if lengths is not None:
+            whole = torch.arange(hidden.shape[1], device=hidden.device) < self.frame_count(lengths)[:, None] // squeeze
+            hidden = hidden.masked_fill(~whole[..., None], 0)
+        repeated = hidden.repeat_interleave(squeeze, dim=1)
+        return F.pad(repeated, (0, 0, 0, frames - repeated.shape[1]))
+
+    def _counted(self, places: int, lengths: Int[Tensor, "batch"] | None) -> Bool[Tensor, "batch places"] | None:
+        """Which of a hidden state's places the mean is taken over; None: all of them."""
+        if lengths is None:
+            return None
+        return torch.arange(places, device=lengths.device) < self.frame_count(lengths)[:, None]
 
     def frame_count(self, samples: Count) -> Count:
         """Frames of a row of n samples, one receptive field or more: (n - 400) // 320 + 1 in the real backbones."""
@@ -187,6 +215,11 @@ class Encoder(nn.Module):
 
     def _check(self, waveforms: Float[Tensor, "batch samples"], lengths: Int[Tensor, "batch"] | None) -> None:
         samples = waveforms.shape[1]
+        if self.longest is not None and samples > self.longest:
+            raise InputError(
+                f"{self.name} takes {self.longest / SAMPLE_RATE:g} s at most, not {samples / SAMPLE_RATE:g} s; choose "
+                "shorter chunks."
+            )
         shortest = samples
         # Reading a length would make the CPU wait for a GPU (`training.fit` and `features.extract` have looked before
         # they come here), and a graph that is exported has none yet.
@@ -198,7 +231,7 @@ class Encoder(nn.Module):
                 f"Leave shorter clips out, or pad them."
             )
         config = self.model.config
-        if self.training and config.apply_spec_augment and self.frame_count(samples) < config.mask_time_length:
+        if self.training and self.spec_augment and self.frame_count(samples) < config.mask_time_length:
             raise InputError(
                 f"SpecAugment masks {config.mask_time_length} frames at a time, and a chunk of {samples} samples has "
                 f"only {self.frame_count(samples)}; use longer chunks, or leave SpecAugment off."
@@ -246,6 +279,19 @@ def _steps(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Co
     return samples
 
 
+def ends_apart(config: PreTrainedConfig) -> bool:
+    """Whether something comes behind the last layer, so that the layers' hidden states are not of one kind."""
+    return config.model_type in ENDS_APART or bool(getattr(config, "do_stable_layer_norm", False))
+
+
+def _mean(
+    hidden: Float[Tensor, "batch places dim"], counted: Bool[Tensor, "batch places"] | None
+) -> Float[Tensor, "batch dim"]:
+    if counted is None:
+        return hidden.mean(dim=1)
+    return hidden.masked_fill(~counted[..., None], 0).sum(dim=1) / counted.sum(dim=1, keepdim=True)
+
+
 def _valid_frames(
     config: PreTrainedConfig, frames: int, valid: Int[Tensor, "batch samples"], add_adapter: bool | None = None
 ) -> Bool[Tensor, "batch frames"]:
@@ -253,10 +299,12 @@ def _valid_frames(
     return torch.arange(frames, device=valid.device) < counts[:, None]
 
 
-def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Samples that one frame of unpadded convolutions sees."""
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+def receptive_field(config: PreTrainedConfig, *, frames: int | None = None) -> int:
+    """Samples that so many frames of the unpadded convolutions see together; None: as many as the layers read at once,
+    which is one, and of SEW those that it pools into one.
+    """
+    samples = int(getattr(config, "squeeze_factor", 1)) if frames is None else frames
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
     return samples
 

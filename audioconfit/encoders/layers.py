@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import create_bidirectional_mask, sdpa_mask
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioPositionalConvLayer
+from transformers.models.sew.modeling_sew import SEWEncoder
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerConvolutionModule
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
@@ -89,6 +91,35 @@ class ValidConvolution(Wav2Vec2ConformerConvolutionModule):
         )
         found: Tensor = self.dropout(self.pointwise_conv2(self.activation(hidden)))
         return found.transpose(1, 2)
+
+
+class ValidSqueeze(SEWEncoder):
+    """SEW's layers over every two frames averaged, of those that lie whole in the row; what is left of a row with an
+    odd number of frames is 0 in the end, as it is without padding.
+    """
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch frames dim"],
+        attention_mask: Bool[Tensor, "batch frames"] | None = None,
+        **unused: Any,
+    ) -> BaseModelOutput:
+        if attention_mask is None:
+            return super().forward(hidden_states, None, **unused)
+        squeeze, frames = self.config.squeeze_factor, hidden_states.shape[1]
+        rows = hidden_states.masked_fill(~attention_mask.bool()[..., None], 0).transpose(1, 2)
+        pooled, positions = self.pool(rows), self.pos_conv_embed(rows)
+        hidden = (pooled + positions[..., : pooled.shape[-1]]).transpose(1, 2)
+        counts = attention_mask.sum(dim=1, keepdim=True) // squeeze
+        valid = torch.arange(hidden.shape[1], device=hidden.device) < counts
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=valid)
+        hidden = self.dropout(self.layer_norm(hidden))
+        for layer in self.layers:
+            drop = self.config.layerdrop if self.training else 0.0
+            if drop == 0.0 or torch.rand([]) >= drop:
+                hidden = layer(hidden, attention_mask=mask, **unused)
+        found = self.upsample(hidden) * valid.repeat_interleave(squeeze, dim=1)[..., None]
+        return BaseModelOutput(last_hidden_state=F.pad(found, (0, 0, 0, frames - found.shape[1])))
 
 
 def convolve_on_gpu(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from audioconfit import randomness
-from audioconfit.encoders.encoder import Encoder
+from audioconfit.encoders.encoder import Encoder, ends_apart
 from audioconfit.encoders.weights import quiet
 from audioconfit.errors import InputError
 
@@ -26,14 +26,17 @@ SEQUENCE_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "unispeech-sat": transformers.UniSpeechSatForSequenceClassification,
     "data2vec-audio": transformers.Data2VecAudioForSequenceClassification,
     "wav2vec2-conformer": transformers.Wav2Vec2ConformerForSequenceClassification,
+    "sew": transformers.SEWForSequenceClassification,
+    "wav2vec2-bert": transformers.Wav2Vec2BertForSequenceClassification,
 }
 
 
-def is_known(encoder: Encoder) -> bool:
-    """Whether transformers has a classifier that reads this encoder as we do. Of spectrograms it averages the filling
-    too (Whisper), or reads two tokens (AST).
+def is_known(encoder: Encoder, layers: Float[Tensor, "layers"] | None = None) -> bool:
+    """Whether transformers has a classifier that reads this encoder, or these layers of it, as we do. Of spectrograms
+    it averages the filling too (Whisper), or reads two tokens (AST); of SEW's pooled layers it has no mean.
     """
-    return encoder.model.config.model_type in SEQUENCE_CLASSIFIERS
+    architecture = encoder.model.config.model_type
+    return architecture in SEQUENCE_CLASSIFIERS and (architecture != "sew" or layers is None or bool(layers[-1] == 1))
 
 
 NO_WEIGHT = 1e-30  # in place of 0, whose logarithm is not finite; a sum of float32 does not notice it
@@ -59,7 +62,7 @@ def save(
     """
     if layers is not None and layers[-1] == 1:  # the same, and without the other layers
         layers = None
-    if layers is not None and layers[-1] > 0 and getattr(encoder.model.config, "do_stable_layer_norm", False):
+    if layers is not None and layers[-1] > 0 and ends_apart(encoder.model.config):
         raise InputError(
             f"{encoder.name} normalises after its last layer, which transformers' weighted sum of layers leaves out: "
             "choose a single layer for the probe."

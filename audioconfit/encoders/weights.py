@@ -39,20 +39,22 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "unispeech-sat": (transformers.UniSpeechSatConfig, transformers.UniSpeechSatModel),
     "data2vec-audio": (transformers.Data2VecAudioConfig, transformers.Data2VecAudioModel),
     "wav2vec2-conformer": (transformers.Wav2Vec2ConformerConfig, transformers.Wav2Vec2ConformerModel),
+    "sew": (transformers.SEWConfig, transformers.SEWModel),
     "whisper": (transformers.WhisperConfig, WhisperEncoder),
     "audio-spectrogram-transformer": (transformers.ASTConfig, transformers.ASTModel),
+    "wav2vec2-bert": (transformers.Wav2Vec2BertConfig, transformers.Wav2Vec2BertModel),
 }
 
-SPECTROGRAMS = "it reads spectrograms that are not computed here"
 # Why others, which people do try, are not taken.
 REFUSED = {
-    **dict.fromkeys(("sew", "sew-d"), "it pools frames within, padding included"),
-    **dict.fromkeys(("wav2vec2-bert", "clap"), SPECTROGRAMS),
+    "sew-d": "its attention over pooled frames was not made exact with padding; SEW without the D is taken",
+    "clap": "it reads spectrograms of 48 kHz, and audio is prepared at 16 kHz",
 }
 
 # The parts of a body as a checkpoint names them, behind the body's own name where a head is saved with it.
 BODY = re.compile(
-    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio|wav2vec2_conformer|audio_spectrogram_transformer)\.)?"
+    r"((wav2vec2|hubert|wavlm|unispeech|unispeech_sat|data2vec_audio|wav2vec2_conformer|sew|wav2vec2_bert"
+    r"|audio_spectrogram_transformer)\.)?"
     r"(feature_extractor\.conv_layers|feature_projection|encoder|layers|embeddings|conv[12])\."
 )
 
@@ -83,6 +85,7 @@ SMALL: dict[str, Any] = {
 # Of those that have other numbers: the fixed length of Whisper is 1 s, that of AST 1.3 s.
 SMALL_OF: dict[str, dict[str, Any]] = {
     "wav2vec2-conformer": SMALL | {"conformer_conv_dropout": 0.0},
+    "wav2vec2-bert": {name: SMALL[name] for name in SMALL if "conv" not in name} | {"conformer_conv_dropout": 0.0},
     "whisper": {
         "d_model": 64,
         "encoder_layers": 2,

@@ -25,6 +25,7 @@ from torch.export import Dim
 from audioconfit import classifier, files
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.classifier import Classifier
+from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.errors import InputError
 from audioconfit.features import mix
 from audioconfit.handover import card
@@ -88,6 +89,15 @@ class _Named(nn.Module):
         embeddings = self.encoder(waveforms, lengths, every_layer=self.layers is not None)
         logits = F.linear(embeddings if self.layers is None else mix(embeddings, self.layers), self.weight, self.bias)
         return logits.sigmoid() if self.several else logits.softmax(1)
+
+
+def check(model: Classifier) -> None:
+    """InputError where no graph can be made of the encoder: its spectrogram is computed row by row."""
+    if isinstance(model.encoder, SpectrogramEncoder):
+        raise InputError(
+            f"There is no ONNX graph of the spectrogram of {model.encoder.name}; export --to transformers, or use "
+            "`audioconfit predict`."
+        )
 
 
 def save(model: Classifier, folder: Path, *, small: Sequence[Heard] | None = None) -> Written:

@@ -1,9 +1,12 @@
-"""Backbones: those of a plan looked at by their configurations alone, before a recording is decoded or weights come."""
+"""Backbones: those of a plan looked at by their configurations alone, before a recording is decoded or weights come,
+and whether what trains them is installed.
+"""
 
 from pathlib import Path
 
 from audioconfit import encoders
 from audioconfit.backbones import BACKBONES
+from audioconfit.encoders import adapters
 from audioconfit.errors import InputError
 from sweeps.request.plan import Plan
 
@@ -32,6 +35,11 @@ def check(plan: Plan) -> None:
         except InputError as error:
             if not (plan.dry_run and isinstance(error, encoders.Unreachable)):
                 problems.append(str(error))
+    if plan.settings.get("tune") == "lora":
+        try:
+            adapters.check()
+        except InputError as error:
+            problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
 

@@ -1,6 +1,7 @@
 """Cells: one backbone on one dataset by one method, and the space that a sweep searches in it. Plain data."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from audioconfit import backbones, choices, encoders, method, scores, splits
+from audioconfit import backbones, choices, encoders, method, refusals, scores, splits
 from audioconfit.backbones import BACKBONES
 from audioconfit.errors import InputError
 from audioconfit.recipe import Recipe
@@ -50,6 +51,19 @@ class Space:
         """What is searched beside batch, chunk and probe rate, and whether by its logarithm, for charts."""
         layer = {"probe_layer": False} if self.probe_layers else {}
         return layer | {one.name: one.log for one in self.further}
+
+    @property
+    def values(self) -> dict[str, tuple[Any, ...]]:
+        """By name: the choices; of ranges a few values from end to end."""
+        low, high = self.probe_lr
+        found: dict[str, tuple[Any, ...]] = {
+            "batch_size": self.batch_sizes,
+            "chunk_seconds": self.chunk_seconds,
+            "probe_lr": Searched("probe_lr", low=low, high=high, log=True).grid(),
+        }
+        if self.probe_layers:
+            found["probe_layer"] = self.probe_layers
+        return found | {one.name: one.grid() for one in self.further}
 
     def stage_count(self, trials: int) -> int:
         """How many different stage-1 runs a search of so many trials can need at most."""
@@ -135,13 +149,22 @@ def lay_out(plan: Plan, tasks: Sequence[Task]) -> list[Cell]:
             for name in plan.methods:
                 further = tuple(one for one in plan.searched if searched.is_read(one.name, name))
                 cells.append(Cell(_base(plan, task, backbone, name), replace(space, further=further), task.prepared))
-                for one in further:
-                    for value in one.grid():
-                        drawn = {"chunk_seconds": min(space.chunk_seconds), one.name: value}
-                        method.check(cells[-1].recipe(drawn), task.waveforms)
-            for chunk in space.chunk_seconds:
-                method.check(cells[-1].base.model_copy(update={"chunk_seconds": chunk}), task.waveforms)
+                _check(cells[-1], task)
+                if (workers := plan.workers_per_trial) > (rows := min(space.batch_sizes)) and name != "frozen":
+                    raise InputError(
+                        f"A batch of {rows} leaves some of {workers} workers without a row; choose larger batches, or "
+                        "fewer workers."
+                    )
     return cells
+
+
+def _check(cell: Cell, task: Task) -> None:
+    """Every value that may be tried, and every two of them together: those that exclude each other fail as a trial."""
+    values = cell.space.values
+    for one, other in itertools.combinations(values, 2):
+        for pair in itertools.product(values[one], values[other]):
+            drawn = dict(zip((one, other), pair, strict=True))
+            refusals.check(cell.recipe(cell.first_guess | drawn), task.waveforms)
 
 
 def tell_apart(cells: Sequence[Cell], known: Mapping[str, Mapping[str, Any]]) -> list[Cell]:

@@ -21,7 +21,7 @@ PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
 # Numbers of the recipe that no other flag sets and no search varies.
 SETTINGS = (
     *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps", "warmup"),
-    *("schedule", "backbone_lr_decay", "freeze"),
+    *("schedule", "backbone_lr_decay", "freeze", "tune", "lora_rank"),
     *("augment", "spec_augment", "layer_drop", "layers", "curve_clips", "precision", "probe_epochs", "probe_balance"),
 )
 

@@ -15,7 +15,7 @@ CONTRASTIVE = ("temperature", "mining", "margin", "keep_denominator", "projectio
 # Numbers of the recipe that may be searched; batch_size, chunk_seconds and probe_layer have ways of their own.
 SEARCHABLE = (
     *("lr", "epochs", "warmup_steps", "warmup", "probe", "probe_lr", "probe_epochs", "probe_balance"),
-    *("schedule", "backbone_lr_decay", "freeze"),
+    *("schedule", "backbone_lr_decay", "freeze", "lora_rank"),
     *("views", "spec_augment", "layer_drop", *CONTRASTIVE),
 )
 INSTEAD = {

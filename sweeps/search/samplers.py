@@ -10,7 +10,6 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from sweeps.request.cells import Space
-from sweeps.request.searched import Searched
 
 GRID = "grid"
 
@@ -76,13 +75,5 @@ def grid(space: Space, *, number: int, seed: int) -> BaseSampler:
 
 def _grid(space: Space) -> list[dict[str, Any]]:
     """Every combination; of ranges a few values."""
-    low, high = space.probe_lr
-    values: dict[str, tuple[Any, ...]] = {
-        "batch_size": space.batch_sizes,
-        "chunk_seconds": space.chunk_seconds,
-        "probe_lr": Searched("probe_lr", low=low, high=high, log=True).grid(),
-    }
-    if space.probe_layers:
-        values["probe_layer"] = space.probe_layers
-    values |= {one.name: one.grid() for one in space.further}
+    values = space.values
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]

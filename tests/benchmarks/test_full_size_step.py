@@ -1,5 +1,5 @@
-"""One PairTune step of each further architecture at the size of its published base model, with random weights: seconds
-of one core and the most memory that its process held. Some minutes and 5 GB:
+"""One PairTune step of each further architecture at the size of its published base model, with random weights, and one
+that trains adapters of rank 8: seconds of one core and the most memory that its process held. Some minutes and 5 GB:
 `pytest -m benchmark -s tests/benchmarks/test_full_size_step.py`.
 """
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from audioconfit import encoders, losses
-from audioconfit.encoders import weights
+from audioconfit.encoders import adapters, weights
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
@@ -23,6 +23,8 @@ ROWS, SAMPLES = 4, 16_000
 SHAPES: dict[str, dict[str, Any]] = {
     "wav2vec2": {},
     "wav2vec2-conformer": {},
+    "sew": {},
+    "wav2vec2-bert": {},
     "whisper": {
         "d_model": 512,
         "encoder_layers": 6,
@@ -33,11 +35,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def step(architecture: str) -> str:
+def step(architecture: str, how: str = "full") -> str:
     """Of the second step of two, for the first makes room for Adam."""
     torch.set_num_threads(1)
     config, model = weights.ARCHITECTURES[architecture]
     encoder = encoders.around(architecture, model(config(**SHAPES[architecture]))).train()
+    if how == "lora":
+        adapters.attach(encoder, rank=8, seed=0)
     trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=5e-5)
     waveforms, labels = 0.1 * torch.randn(ROWS, SAMPLES), torch.arange(ROWS) // 2
@@ -47,18 +51,18 @@ def step(architecture: str) -> str:
         losses.supcon(encoder(waveforms), labels).backward()
         optimiser.step()
         seconds = time.process_time() - began
-    count = sum(parameter.numel() for parameter in trained) / 1e6
+    trainable = sum(parameter.numel() for parameter in trained) / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return f"{architecture:30} {count:5.1f} M, {seconds:5.1f} s, {memory:4.1f} GiB"
+    return f"{architecture:30} {how:4} {trainable:5.1f} M, {seconds:5.1f} s, {memory:4.1f} GiB"
 
 
 def test_a_step_at_full_size() -> None:
     heading.show(
-        f"One step of {ROWS} x {SAMPLES / 16_000:g} s: parameters, CPU seconds, the most memory of the process"
+        f"One step of {ROWS} x {SAMPLES / 16_000:g} s: trained parameters, CPU seconds, the most memory of the process"
     )
-    for architecture in SHAPES:
+    for architecture, how in [*((name, "full") for name in SHAPES), ("wav2vec2", "lora")]:
         ran = subprocess.run(
-            [sys.executable, __file__, architecture],
+            [sys.executable, __file__, architecture, how],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,4 +73,4 @@ def test_a_step_at_full_size() -> None:
 
 
 if __name__ == "__main__":
-    print(step(sys.argv[1]))
+    print(step(*sys.argv[1:]))

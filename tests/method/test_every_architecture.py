@@ -14,15 +14,22 @@ from hypothesis import strategies as st
 from tiny_encoders import encoder_of, noise, shift, tones
 from torch import multiprocessing
 
-from audioconfit import losses, pairtune, ranks
-from audioconfit.encoders import Encoder, weights
+from audioconfit import caching, losses, pairtune, ranks
+from audioconfit.batches import Batch
+from audioconfit.encoders import Encoder, adapters, weights
 from audioconfit.training import Settings
 
 ARCHITECTURES = list(weights.ARCHITECTURES)
+ADAPTED = "wavlm adapted"  # by LoRA: only its adapters are trained
+TRAINED = [*ARCHITECTURES, ADAPTED]
 
 
 def made(architecture: str) -> Encoder:
     """A tiny one, with as many stacked convolutions as the real data2vec has."""
+    if architecture == ADAPTED:
+        encoder = made("wavlm")
+        adapters.attach(encoder, rank=4, seed=0)
+        return encoder
     stacked = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19} if architecture == "data2vec-audio" else {}
     return encoder_of(architecture, **stacked)
 
@@ -58,7 +65,7 @@ def gradient(architecture: str) -> torch.Tensor:
 def work(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    torch.save({name: gradient(name) for name in ARCHITECTURES}, Path(folder) / f"{rank}.found")
+    torch.save({name: gradient(name) for name in TRAINED}, Path(folder) / f"{rank}.found")
     dist.destroy_process_group()
 
 
@@ -74,10 +81,23 @@ def of_two() -> Iterator[dict[str, Any]]:
         yield torch.load(Path(folder) / "1.found")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_two_ranks_have_the_gradient_of_one(architecture: str, of_two: dict[str, Any]) -> None:
     expected = gradient(architecture)
     assert (of_two[architecture] - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_a_batch_cut_to_the_memory_has_the_gradient_of_the_whole(architecture: str) -> None:
+    encoder = made(architecture).double().train()
+    batch = Batch(noise(12, 6_000).double(), torch.tensor([6_000, 4_000, 5_000] * 4), torch.arange(12) // 3)
+    found = []
+    for rows in (12, 5):
+        encoder.zero_grad()
+        caching.backward(lambda piece: encoder(piece.waveforms, piece.lengths), losses.supcon, batch, micro_batch=rows)
+        of_all = [parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]
+        found.append(torch.cat(of_all).clone())
+    assert (found[1] - found[0]).norm() / found[0].norm() < 1e-5
 
 
 def trained(architecture: str, checkpoint: Path, *, stop_at: int | None = None) -> Encoder:
@@ -87,7 +107,7 @@ def trained(architecture: str, checkpoint: Path, *, stop_at: int | None = None) 
     return encoder
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(architecture: str, tmp_path: Path) -> None:
     undisturbed = trained(architecture, tmp_path / "whole.pt").state_dict()
     trained(architecture, tmp_path / "run.pt", stop_at=1)

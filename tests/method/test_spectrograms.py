@@ -1,4 +1,4 @@
-"""Encoders of spectrograms: Whisper's and AST, their features as transformers computes them, filling left out."""
+"""Encoders of spectrograms: their features as transformers computes them, filling and padding left out."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,12 @@ from audioconfit.encoders import weights
 from audioconfit.encoders.spectrograms import SpectrogramEncoder
 from audioconfit.errors import InputError
 
-ARCHITECTURES = ["whisper", "audio-spectrogram-transformer"]
+FILLED = ["whisper", "audio-spectrogram-transformer"]
+ARCHITECTURES = [*FILLED, "wav2vec2-bert"]
 
 
 @pytest.mark.parametrize("samples", [16_000, 9_123, 3_000])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FILLED)
 def test_the_spectrogram_is_that_of_the_models_own_extractor(architecture: str, samples: int) -> None:
     full: dict[str, Any] = {
         "whisper": (transformers.WhisperFeatureExtractor(), {"max_source_positions": 1500}),
@@ -44,6 +45,25 @@ def test_the_spectrogram_is_that_of_the_models_own_extractor(architecture: str, 
     expected = torch.from_numpy(np.stack(next(iter(theirs.values()))))
     assert ours.shape == expected.shape
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [16_000, 15_999, 9_123, 3_000, 1_100])  # odd numbers of columns, too
+def test_stacked_columns_are_those_of_the_models_own_extractor(samples: int) -> None:
+    encoder = encoder_of("wav2vec2-bert")
+    assert isinstance(encoder, SpectrogramEncoder)
+    waveforms = 0.1 * noise(2, 16_000)
+    ours = encoder.spectrogram(waveforms, torch.tensor([16_000, samples]))
+    rows = [waveforms[0].numpy(), waveforms[1, :samples].numpy()]
+    theirs = transformers.SeamlessM4TFeatureExtractor()(rows, sampling_rate=16_000, return_tensors="pt")
+    for row, length in enumerate([16_000, samples]):
+        count = int(encoder.frame_count(length))
+        assert theirs["attention_mask"][row].sum() == count
+        torch.testing.assert_close(ours[row, :count], theirs["input_features"][row, :count], rtol=0, atol=1e-4)
+
+
+def test_spec_augment_is_refused_where_there_is_none() -> None:
+    with pytest.raises(InputError, match="has no SpecAugment"):
+        encoders.around("it", weights.random("wav2vec2-bert"), spec_augment=True)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -77,7 +97,7 @@ def test_the_filling_is_left_out_of_the_mean(architecture: str, frames: int) -> 
 
 
 @pytest.mark.parametrize("method", [pairtune, finetune])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FILLED)
 def test_both_methods_train_it(architecture: str, method: object) -> None:
     encoder = encoder_of(architecture)
     told = tiny_encoders.losses_of(encoder, method, epochs=6)
@@ -85,7 +105,7 @@ def test_both_methods_train_it(architecture: str, method: object) -> None:
     assert all(parameter.grad is not None for parameter in encoder.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FILLED)
 def test_what_is_too_short_too_long_or_not_there_is_refused(architecture: str) -> None:
     encoder = encoder_of(architecture)
     assert encoder.longest is not None
@@ -99,7 +119,7 @@ def test_what_is_too_short_too_long_or_not_there_is_refused(architecture: str) -
         encoders.around("it", weights.random(architecture), spec_augment=True)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FILLED)
 def test_it_is_saved_loaded_and_named_but_not_exported(
     architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +159,7 @@ def test_a_published_classifier_of_spectrograms_gives_its_body(tmp_path: Path) -
     assert (encoder.extractor.mean, encoder.extractor.std) == (-3.0, 2.0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FILLED)
 def test_a_fit_of_it_and_a_chunk_that_is_too_long(architecture: str, tmp_path: Path) -> None:
     encoder_of(architecture).save(tmp_path / "backbone")
     tones = makers.tones(tmp_path / "tones", seconds=0.5)

@@ -96,6 +96,15 @@ def test_the_model_carries_its_label_set_and_an_example_that_it_answers(tmp_path
     assert row["error"] is None
 
 
+@pytest.mark.parametrize("architecture", ["whisper", "audio-spectrogram-transformer", "wav2vec2-bert", "sew"])
+def test_a_champion_of_each_kind_of_encoder_answers_as_the_classifier_does(tmp_path: Path, architecture: str) -> None:
+    ours, sound = made(architecture, chunk_seconds=0.25), recording(tmp_path)
+    body = {"dataframe_records": [{"audio": base64.b64encode(sound.read_bytes()).decode()}]}
+    (row,) = serve(ours, tmp_path).post("/invocations", json=body).json()["predictions"]
+    assert row["probabilities"] == pytest.approx(ours.predict(sound)[0].probabilities, abs=1e-5)
+    assert row["error"] is None
+
+
 def test_a_table_without_recordings_is_a_400_and_a_path_is_opened_by_nobody(server: TestClient, tmp_path: Path) -> None:
     assert server.post("/invocations", json={"dataframe_records": [{"sound": "x"}]}).status_code == 400
     answer = server.post("/invocations", json={"dataframe_records": [{"audio": str(recording(tmp_path))}]})

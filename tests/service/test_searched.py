@@ -221,3 +221,46 @@ def test_a_choice_that_the_backbone_cannot_take_is_refused_at_the_plan(tmp_path:
     (cell,) = lay_out(flags.parse([*asked, "freeze=null,conv,2", "temperature=0.05,0.2"], {}), tasks)
     assert cell.first_guess["freeze"] is None
     assert cell.settings["search"] == {"freeze": "null,conv,2", "temperature": "0.05,0.2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--probe lbfgs --set probe_balance=sampling", "probe=lbfgs reads all clips at once"),
+        ("--probe lbfgs --search probe_balance=none,weights,sampling", "probe=lbfgs reads all clips at once"),
+        ("--search probe=adam,lbfgs probe_balance=none,sampling", "probe=lbfgs reads all clips at once"),
+        ("--batch-sizes 4,5 --set views=2", "A batch of 5 cannot hold 2 views"),
+        ("--batch-sizes 4,5 --search views=1,2", "A batch of 5 cannot hold 2 views"),
+        ("--chunks 0.05,0.25 --search spec_augment=false,true", r"SpecAugment masks stretches of 0.2\d* s"),
+        ("--search lora_rank=4,8", "lora_rank=4 changes nothing without tune=lora"),
+        ("--set tune=lora --search freeze=null,1,2", "nothing of wav2vec2-random is trained"),
+        ("--set tune=lora --set freeze=conv", "freeze=conv changes nothing with tune=lora"),
+        ("--set layers=last --search freeze=null,1 epochs=3..9 lr=1e-4..1e-2:log", None),
+        ("--set tune=lora --search freeze=null,1 lora_rank=2..8 views=1,2", None),
+    ],
+)
+def test_two_settings_that_exclude_each_other_are_refused_at_the_plan(
+    words: str, reason: str | None, prepared: tuple[list[str], list[datasets.Task]]
+) -> None:
+    asked, tasks = prepared
+    plan = flags.parse([*asked, *words.split()], {})
+    if reason is None:
+        assert len(lay_out(plan, tasks)) == 1
+        return
+    with pytest.raises(InputError, match=reason):
+        lay_out(plan, tasks)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[datasets.Task]]:
+    """The command line of a sweep over two tones, and its task."""
+    root = tmp_path_factory.mktemp("tones")
+    folder = makers.tones(root / "tones", classes=2, clips=6, seconds=0.3)
+    asked = ["--datasets", str(folder), "--backbones", "wav2vec2-random", "--storage", str(root)]
+    return asked, datasets.prepare(flags.parse(asked, {}), Console(quiet=True))
+
+
+def test_more_workers_than_rows_are_refused_at_the_plan(prepared: tuple[list[str], list[datasets.Task]]) -> None:
+    asked, tasks = prepared
+    with pytest.raises(InputError, match="A batch of 4 leaves some of 5 workers without a row"):
+        lay_out(flags.parse([*asked, "--batch-sizes", "4,8", "--workers-per-trial", "5"], {}), tasks)
