@@ -103,7 +103,7 @@ def _expected(name: str, device: torch.device) -> str:
     epoch = EPOCH_CHUNKS * CHUNK_SECONDS / rate
     return (
         f"  {name} ({parameters / 1e6:.1f} M parameters{weights}): {rate:.0f} s of audio a second; an epoch of "
-        f"{EPOCH_CHUNKS} chunks of {CHUNK_SECONDS:g} s takes about {_told(epoch)}."
+        f"{EPOCH_CHUNKS} chunks of {CHUNK_SECONDS:g} s takes {_told(epoch)}."
     )
 
 
@@ -134,4 +134,4 @@ def audio_seconds_per_second(name: str, device: torch.device) -> tuple[float, in
 def _told(seconds: float) -> str:
     if seconds < 1:
         return "less than a second"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"

@@ -42,7 +42,8 @@ tests_of() { # file
 export -f tests_of
 began=$SECONDS
 side_by_side=$((($(nproc) + 1) / 2))
-printf '%s\n' tests/gpu/test_*.py | xargs -P "$side_by_side" -I{} bash -c 'tests_of {}'
+tests_of tests/gpu/test_sharing_the_card.py  # alone: it takes the whole card
+printf '%s\n' tests/gpu/test_*.py | grep -v sharing_the_card | xargs -P "$side_by_side" -I{} bash -c 'tests_of {}'
 cat "$out"/tests/*.txt > "$out/pytest.txt"
 echo "[tests] all: $((SECONDS - began)) s"
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import databases
 import drivers
 import makers
 import optuna
 import pytest
 from drivers import Driver
 from mlflow import MlflowClient
-from test_faults import mlflow_server
 
 from sweeps import check
 
@@ -161,7 +161,7 @@ def strike(round_: Round, run: Driver, name: str, servers: ExitStack) -> None:
     elif name == "mlflow":
         servers.close()
         time.sleep(round_.draw.uniform(2.0, 6.0))
-        servers.enter_context(mlflow_server(round_.storage.parent, int(round_.port or 0)))
+        servers.enter_context(databases.mlflow_server(round_.storage.parent, int(round_.port or 0)))
         round_.hit.append("MLflow server killed, and back")
     else:
         FAULTS[name](run, round_)  # type: ignore[misc]
@@ -220,7 +220,7 @@ def test_whatever_happens_at_whatever_moment_the_same_command_ends_with_the_same
             if faults == ["mlflow"]:
                 one.port = free_port()
                 uri = f"http://127.0.0.1:{one.port}"
-                servers.enter_context(mlflow_server(one.storage.parent, one.port))
+                servers.enter_context(databases.mlflow_server(one.storage.parent, one.port))
             survive(data, one, faults, servers)
             print(f"round {number}: {one.hit}, exit codes {one.exits}, {time.monotonic() - began:.0f} s", flush=True)
             assert list(check.audit(one.storage.absolute())) == []
