@@ -309,6 +309,7 @@ def _train(
         margin=recipe.margin,
         keep_denominator=recipe.keep_denominator,
         projection_dim=recipe.projection_dim,
+        layer=recipe.pair_layer,
     )
     return ended, None
 

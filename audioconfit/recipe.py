@@ -56,6 +56,7 @@ class Recipe(BaseModel):
     margin: float = Field(default=0.1, ge=0)
     keep_denominator: bool = False
     projection_dim: PositiveInt = 256
+    pair_layer: Layer = "last"  # which the contrastive loss reads
     views: Literal[1, 2] = 1
     spec_augment: bool = False
     layer_drop: bool = False
@@ -121,6 +122,7 @@ LATER = {
     "curve_clips": None,
     "tune": "full",
     "lora_rank": 8,
+    "pair_layer": "last",
     "probe_layer": "last",
     "probe_balance": "none",
     "probe_thresholds": None,

@@ -61,7 +61,13 @@ def _check_training(recipe: Recipe) -> None:
             f"A batch of {recipe.batch_size} cannot hold {recipe.views} views of every clip (views={recipe.views}); "
             "choose batch sizes that are a multiple."
         )
-    count = sum(isinstance(layer, int) for layer in encoders.layers(recipe.backbone))
+    readable = encoders.layers(recipe.backbone)
+    count = sum(isinstance(layer, int) for layer in readable)
+    if recipe.pair_layer not in readable:
+        raise InputError(
+            f"PairTune cannot read layer {recipe.pair_layer} of {recipe.backbone} (pair_layer); choose one of "
+            f"{', '.join(map(str, readable))}."
+        )
     if isinstance(recipe.freeze, int) and recipe.freeze > count:
         raise InputError(
             f"Setting freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."

@@ -193,7 +193,8 @@ class _Run:
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """What the loss sees of a batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            pooled = self.encoder(batch.waveforms, batch.lengths)
+            every = {"every_layer": True} if getattr(self.head, "every_layer", False) else {}
+            pooled = self.encoder(batch.waveforms, batch.lengths, **every)
         outputs: Tensor = self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
         return outputs
 

@@ -20,7 +20,8 @@ from sweeps.request.searched import Searched
 PAPER_BACKBONES = ("wav2vec2", "hubert", "wavlm")
 # Numbers of the recipe that no other flag sets and no search varies.
 SETTINGS = (
-    *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "views", "warmup_steps", "warmup"),
+    *("temperature", "mining", "margin", "keep_denominator", "projection_dim", "pair_layer", "views"),
+    *("warmup_steps", "warmup"),
     *("schedule", "backbone_lr_decay", "freeze", "tune", "lora_rank"),
     *("augment", "spec_augment", "layer_drop", "layers", "curve_clips", "precision", "probe_epochs", "probe_balance"),
 )

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from audioconfit.errors import InputError
 from audioconfit.recipe import FROZEN_FIELDS, METHODS, Recipe
 
-CONTRASTIVE = ("temperature", "mining", "margin", "keep_denominator", "projection_dim")  # read by PairTune alone
+# Read by PairTune alone.
+CONTRASTIVE = ("temperature", "mining", "margin", "keep_denominator", "projection_dim", "pair_layer")
 # Numbers of the recipe that may be searched; batch_size, chunk_seconds and probe_layer have ways of their own.
 SEARCHABLE = (
     *("lr", "epochs", "warmup_steps", "warmup", "probe", "probe_lr", "probe_epochs", "probe_balance"),

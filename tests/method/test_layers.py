@@ -183,6 +183,10 @@ def test_an_unknown_layer_is_refused_before_training(tmp_path: Path) -> None:
         audioconfit.fit(str(tones), backbone="wav2vec2-random", layers="all", probe_layer=7, progress=False)
     with pytest.raises(InputError, match="choose one of last, or layers=all"):
         audioconfit.fit(str(tones), backbone="wav2vec2-random", probe_layer=1, progress=False)
+    with pytest.raises(
+        InputError, match=r"PairTune cannot read layer 7 of wav2vec2-random \(pair_layer\); choose one of 0"
+    ):
+        audioconfit.fit(str(tones), backbone="wav2vec2-random", pair_layer=7, progress=False)
 
 
 def test_the_score_by_layer_is_each_probes_own(tmp_path: Path) -> None:

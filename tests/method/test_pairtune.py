@@ -26,6 +26,37 @@ def test_every_layer_is_trained() -> None:
     assert unmoved == {"model.masked_spec_embed"}  # SpecAugment's, which is off
 
 
+def test_the_projector_reads_the_layer_that_it_is_told_to() -> None:
+    layers = torch.tensor([[[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]]])
+    read = {}
+    for layer in (0, 1, "mean", "weighted"):
+        projector = pairtune.Projector(2, 2, layer=layer, layers=3)
+        nn.init.eye_(projector.linear.weight)
+        nn.init.zeros_(projector.linear.bias)
+        if layer == "weighted":
+            projector.mix.data = torch.tensor([0.0, 0.0, -torch.inf])
+        read[layer] = projector(layers)[0].tolist()
+    assert read[0] == [1.0, 0.0]
+    assert read[1] == [0.0, 1.0]
+    assert read["mean"] == pytest.approx([0.4472, 0.8944], abs=1e-4)  # (2, 4) by its length
+    assert read["weighted"] == pytest.approx([0.3162, 0.9487], abs=1e-4)  # (1, 3) by its length: the third weighs 0
+
+
+def test_layers_above_the_one_that_the_loss_reads_stay_as_they_are() -> None:
+    moved = {}
+    for layer in (1, "weighted"):
+        encoder = encoders.load("wav2vec2-random")
+        before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+        losses_of(encoder, epochs=1, layer=layer)
+        moved[layer] = {
+            name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])
+        }
+    top = f"model.encoder.layers.{encoder.layer_count - 2}."
+    assert not any(name.startswith(top) for name in moved[1])
+    assert any(name.startswith("model.encoder.layers.0.") for name in moved[1])
+    assert any(name.startswith(top) for name in moved["weighted"])
+
+
 def test_the_projector_is_thrown_away() -> None:
     encoder = encoders.load("wav2vec2-random")
     before = list(encoder.state_dict())
