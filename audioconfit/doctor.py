@@ -31,6 +31,7 @@ OPTIONAL = (
     (("ray", "optuna", "mlflow"), "sweeps", "pip install audioconfit"),
     (("onnx", "onnxscript", "onnxruntime"), "`audioconfit export --to onnx`", "pip install 'audioconfit[onnx]'"),
     (("boto3", "botocore"), "clusters on AWS", "pip install 'audioconfit[aws]'"),
+    (("peft",), "adapters (tune=lora)", "pip install 'audioconfit[lora]'"),
 )
 
 
@@ -84,7 +85,7 @@ def _missing() -> Iterator[str]:
             found = True
             yield f"Missing for {purpose}: {', '.join(lacking)} ({remedy})."
     if not found:
-        yield "Nothing is missing: sweeps, ONNX and AWS have what they import."
+        yield "Nothing is missing: sweeps, ONNX, AWS and adapters have what they import."
 
 
 def _names() -> list[str]:
