@@ -374,7 +374,7 @@ def test_the_plan_says_what_a_sweep_will_cost(tmp_path: Path, data: Path, capsys
     assert grid.main(command(tmp_path, "--dry-run", data=data, trials=9)) == 0
     said = capsys.readouterr().out
     assert "1 cell, 9 trials" in said
-    assert "short calibration" in said
+    assert "the fastest to the slowest of 3 steps on this cpu" in said
     row = next(line.split() for line in said.splitlines() if line.startswith("wav2vec2-random.tones"))
     # batches, chunks; two different stages, both on four further folds, one confirmation
     assert row[1:9] == ["8", "0.25", "0.5", "2", "+", "8", "+", "1"]

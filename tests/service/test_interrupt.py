@@ -13,17 +13,20 @@ from sweeps.cluster import joining
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
 )
 def test_a_signal_winds_down_once_and_is_the_exit_code(number: int, code: int) -> None:
-    before, winding = signal.getsignal(number), threading.Event()
-    with interrupt.on_interrupt(winding.set) as pressed:
-        signal.raise_signal(number)
-        assert winding.wait(10.0)
-        assert pressed.is_set()
-        if number != signal.SIGINT:
-            winding.clear()
-            signal.raise_signal(number)  # whoever ends us may say so twice
-            assert not winding.wait(0.2)
-    assert interrupt.exit_code() == code
-    assert signal.getsignal(number) == before
+    inherited, winding = signal.signal(number, signal.SIG_DFL), threading.Event()  # nohup's own is to be ignored
+    try:
+        with interrupt.on_interrupt(winding.set) as pressed:
+            signal.raise_signal(number)
+            assert winding.wait(10.0)
+            assert pressed.is_set()
+            if number != signal.SIGINT:
+                winding.clear()
+                signal.raise_signal(number)  # whoever ends us may say so twice
+                assert not winding.wait(0.2)
+        assert interrupt.exit_code() == code
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
 
 
 def test_before_there_is_anything_to_wind_down_a_signal_ends_the_start() -> None:
