@@ -30,7 +30,7 @@ from sweeps import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-ROUNDS, SEED = int(os.environ.get("CAMPAIGN_ROUNDS", "2")), int(os.environ.get("CAMPAIGN_SEED", "0"))
+ROUNDS, SEED = int(os.environ.get("CAMPAIGN_ROUNDS", "1")), int(os.environ.get("CAMPAIGN_SEED", "0"))
 TRIALS, STARTS = 6, 6  # of a sweep; of the command, until it must have ended well
 ENDED_WELL, TO_GO_ON = 0, (2, 1, 130, 143)  # exit codes; 1: MLflow lacks something
 # Processes by how their titles begin.
