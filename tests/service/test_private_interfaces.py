@@ -1,4 +1,4 @@
-"""What sweeps/ uses of Ray, MLflow and Optuna beyond their public interfaces, each with its reason and the way to go
+"""What is used of Ray, MLflow, Optuna and transformers beyond their public interfaces, each with its reason and the way to go
 when it is gone. Nothing else is used, and each is there as it is used: an upgrade that takes one away fails here.
 
 `.ci/newest` runs this, with more, on the newest releases.
@@ -92,6 +92,14 @@ USES = (
         None,
         "whether an actor answers, whatever its class",
         "a method of the worker that returns at once",
+    ),
+    Private(
+        "audioconfit/encoders/encoder.py",
+        "_attn_implementation",
+        "transformers:PreTrainedConfig._attn_implementation",
+        None,
+        "which attention a model runs, to put our mask beside SDPA: transformers' own makes the CPU wait for the GPU",
+        "PreTrainedModel.set_attn_implementation sets it and does not tell it; without both a padded step waits once",
     ),
 )
 
