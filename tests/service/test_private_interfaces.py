@@ -1,5 +1,5 @@
-"""What is used of Ray, MLflow, Optuna and transformers beyond their public interfaces, each with its reason and the way to go
-when it is gone. Nothing else is used, and each is there as it is used: an upgrade that takes one away fails here.
+"""What is used of Ray, MLflow, Optuna and transformers beyond their public interfaces, each with its reason and the way
+to go when it is gone. Nothing else is used, and each is there as it is used: an upgrade that takes one away fails here.
 
 `.ci/newest` runs this, with more, on the newest releases.
 """
