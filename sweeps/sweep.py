@@ -31,7 +31,7 @@ from sweeps.terminal import report
 from sweeps.terminal.live import LiveTable
 from sweeps.tracking import server
 from sweeps.tracking.provenance import Data
-from sweeps.tracking.tracker import Tracker, check_answer
+from sweeps.tracking.tracker import Tracker
 from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
@@ -62,7 +62,7 @@ def start(plan: Plan, console: Console, *, leave: Callable[[str], None] = lambda
             plan = datasets.generate(plan)
         backbones.check(plan)
         faults.check_writable(plan.folder)
-        check_answer(tracking_uri(plan))  # before hours of decoding, like all that follows
+        server.check_answer(tracking_uri(plan))  # before hours of decoding, like all that follows
         _check_databases(plan)
         stack.enter_context(faults.watched(plan.folder, plan.storage))
         stack.enter_context(resuming.lease(plan.folder))

@@ -1,6 +1,7 @@
 """The server: MLflow's own on a storage's database, from its start to its end, and which experiment a sweep is."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from mlflow import MlflowClient
@@ -24,6 +28,9 @@ HOST, PORT = "127.0.0.1", 5000
 DATABASE = "mlflow.db"  # in a storage folder
 PATIENCE_SECONDS = 180.0  # for its first answer: MLflow imports half a minute of modules on a busy machine
 END_SECONDS = 5.0
+ANSWER_SECONDS = 10.0  # a tracking server that was started beside the sweep needs a while
+USER = re.compile(r"://[^/@]*@")
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def database_in(storage: Path) -> str:
@@ -41,12 +48,44 @@ def database(storage: Path) -> str:
     return database_in(storage)
 
 
+def check_answer(uri: str) -> None:
+    """InputError where a tracking server, or the server of a database, does not answer: MLflow itself would try for
+    minutes, without a word.
+    """
+    try:
+        if uri.startswith("http"):
+            _ask(uri)
+        elif (port := DATABASE_PORTS.get(uri.partition(":")[0].partition("+")[0])) and (at := urlsplit(uri)).hostname:
+            socket.create_connection((at.hostname, at.port or port), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError, HTTPException) as error:  # unreachable, or no address at all
+        raise InputError(
+            f"MLflow at {faults.masked(uri)} does not answer ({getattr(error, 'reason', error)}). Start the server, or "
+            "name another with --tracking-uri; without it the sweep keeps its own database."
+        ) from None
+
+
+def _ask(uri: str) -> None:
+    address = USER.sub("://", uri.rstrip("/"))  # a server tells anybody that it is there
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            with urlopen(f"{address}/health", timeout=max(1.0, deadline - time.monotonic())):
+                return
+        except HTTPError:
+            return  # an answer
+        except (OSError, ValueError, HTTPException):
+            if time.monotonic() > deadline - 1.0:
+                raise
+            time.sleep(0.5)
+
+
 def experiment(uri: str, name: str | None) -> str:
     """The id of a sweep's experiment; without a name that of the sweep that began last.
 
     Raises:
         InputError: there is none, or this is no database of MLflow's.
     """
+    check_answer(uri)
     shown = faults.masked(uri)
     try:
         found = [one for one in MlflowClient(tracking_uri=uri).search_experiments() if one.experiment_id != "0"]

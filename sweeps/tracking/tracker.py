@@ -7,16 +7,12 @@ Each event goes to the journal first (microseconds); a thread drains the journal
 import itertools
 import math
 import queue
-import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
@@ -24,18 +20,16 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from audioconfit.errors import InputError
 from sweeps import faults, identity
 from sweeps.identity import Identity
-from sweeps.tracking import mlflow_page, places, provenance
+from sweeps.tracking import mlflow_page, places, provenance, server
 from sweeps.tracking.journal import End, Event, Journal, Metrics, Note, Outcome, Start
 from sweeps.tracking.provenance import Data
 
-ANSWER_SECONDS = 10.0  # a tracking server that was started beside the sweep needs a while
 RETRY_SECONDS = (1.0, 5.0, 30.0)  # between attempts, the last one for as long as the sweep runs
 AWAY_SECONDS = 20.0  # of attempts in vain, after which nobody waits for MLflow any longer
 # Events within a second go to MLflow together: a short trial's run is opened, filled and ended in three calls.
 GATHER_SECONDS, GATHER_EVENTS = 1.0, 1000
 LONGEST_VALUE, LONGEST_TAG = 6000, 4000  # characters of a parameter and of a tag in MLflow
 BATCH_METRICS = 900  # MLflow takes 1000 metrics and 100 parameters a call
-USER = re.compile(r"://[^/@]*@")
 STATUS = {Outcome.FAILED: "FAILED", Outcome.DROPPED: "KILLED"}  # FINISHED otherwise
 
 
@@ -69,7 +63,7 @@ class Tracker:
         """`origin`: command, version and commit; `data`: of the tasks. Both are shown on each new run."""
         self.uri, self.sweep, self.folder = uri, sweep, folder
         self._marks, self._data = provenance.tags(origin), {one.name: one for one in data}
-        check_answer(uri)
+        server.check_answer(uri)
         try:
             with faults.alone_with(uri):
                 self.client = MlflowClient(tracking_uri=uri)
@@ -321,27 +315,6 @@ class Tracker:
         location = places.of(self.folder) if local else None
         experiment = self.client.create_experiment(self.sweep.name, artifact_location=location)
         return str(experiment)
-
-
-def check_answer(uri: str) -> None:
-    """InputError where a tracking server does not answer: MLflow itself would try for minutes, without a word."""
-    if not uri.startswith("http"):
-        return
-    address = USER.sub("://", uri.rstrip("/"))  # a server tells anybody that it is there
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
-        try:
-            with urlopen(f"{address}/health", timeout=max(1.0, deadline - time.monotonic())):
-                return
-        except HTTPError:
-            return  # an answer
-        except (OSError, ValueError, HTTPException) as error:  # unreachable, or no address at all
-            if time.monotonic() > deadline - 1.0:
-                raise InputError(
-                    f"MLflow at {faults.masked(uri)} does not answer ({getattr(error, 'reason', error)}). Start the "
-                    "server, or name another with --tracking-uri; without it the sweep keeps its own database."
-                ) from None
-            time.sleep(0.5)
 
 
 def _batch(events: Iterable[Event], *, after: int, method: str | None) -> Batch:

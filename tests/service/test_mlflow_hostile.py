@@ -152,4 +152,4 @@ def test_one_that_is_slower_than_anybody_waits_is_named_at_the_plan(
     monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 9.0, 9.0]).__next__)
     proxy.mood = "slow"
     with pytest.raises(InputError, match="does not answer"):
-        tracker.check_answer(address(proxy))
+        server.check_answer(address(proxy))
