@@ -38,7 +38,7 @@ from audioconfit.errors import InputError
 # A layer of the transformer, and what some have behind the last one: a norm, SEW also a layer that undoes its pooling.
 LAYER = re.compile(r"model\.(?:encoder\.)?layers\.(\d+)\.")
 BEHIND = re.compile(r"model\.(?:encoder\.)?(layer_?norm|upsample)\.")
-ENDS_APART = ("whisper", "audio-spectrogram-transformer", "sew")
+ENDS_APART = ("whisper", "audio-spectrogram-transformer", "sew", "wav2vec2-conformer")
 
 Count = TypeVar("Count", int, Tensor)
 

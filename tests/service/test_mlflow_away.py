@@ -12,6 +12,7 @@ from audioconfit.errors import InputError
 from sweeps import grid
 from sweeps.identity import Identity
 from sweeps.tracking import server
+from sweeps.tracking import tracker as tracking
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
 
