@@ -56,6 +56,7 @@ class Driver:
                 stderr=subprocess.STDOUT,
                 env=environment(**settings),
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where nohup started the tests
             )
         self.orphans: set[int] = set()  # its workers when it was killed
 
