@@ -57,7 +57,7 @@ def row(what: str, ours: float, theirs: float, unit: str = "CPU s") -> float:
     return theirs / ours
 
 
-def test_a_clip_takes_no_more_than_twice_librosas_time(recordings: Corpus) -> None:
+def test_a_clip_takes_less_than_half_of_librosas_time(recordings: Corpus) -> None:
     """In one process, from the file to 16 kHz mono float32, and what preparing adds to that. Both spend most of it in
     soxr; ours also looks for silence, damage and non-finite samples, and under pytest its shapes are checked.
     """
@@ -81,7 +81,7 @@ def test_a_clip_takes_no_more_than_twice_librosas_time(recordings: Corpus) -> No
     print("\nwhat                                            audioconfit         librosa   ratio")
     ratio = row(f"{len(recordings.clips)} clips decoded in one process", best[0], best[2])
     row("the same, rounded to int16 and hashed", best[1], best[2])
-    assert ratio >= 0.5
+    assert ratio >= 2
 
 
 def test_a_store_takes_less_than_half_of_librosas_time_with_both_starts(recordings: Corpus, tmp_path: Path) -> None:

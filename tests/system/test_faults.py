@@ -104,6 +104,7 @@ def test_a_driver_killed_while_it_writes(data: Path, storage: Path, undisturbed:
     moments = [
         lambda: drivers.is_writing(tracked),  # its tables are being made
         lambda: drivers.ended(storage, 1) and drivers.is_writing(studied),
+        lambda: drivers.ended(storage, 3) and drivers.is_writing(tracked),
         models.exists,  # the champion is being registered
     ]
     for moment in moments:
