@@ -181,7 +181,7 @@ def test_what_a_server_refused_is_sent_again_whole(tracker: Tracker, monkeypatch
 
 
 def test_a_server_that_does_not_answer_is_named_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.tracking.tracker.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("sweeps.tracking.server.ANSWER_SECONDS", 1.0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
