@@ -153,6 +153,7 @@ def test_a_classifier_of_layers_is_the_same_saved_and_in_transformers(layer: int
     torch.testing.assert_close(theirs, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_graph_of_weighted_layers_gives_our_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the exporter calls with symbols for numbers
     encoder = encoder_of("wav2vec2")

@@ -46,6 +46,7 @@ def test_onnxruntime_gives_our_probabilities_for_any_batch_and_length(tmp_path: 
     assert (json.loads(about["thresholds"]) is not None) == several
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_graph_and_a_card_whose_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_tried_on_the_test_clips_and_says_what_it_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,7 @@ print(json.dumps(audioconfit.load("out").predict(recording)[0].probabilities))
 """
 
 
+@pytest.mark.slow
 def test_another_system_gives_the_same_model(tmp_path: Path) -> None:
     makers.tones(tmp_path / "birds", seconds=0.3)
     (tmp_path / "hidden").mkdir()

@@ -240,6 +240,7 @@ def command_line(folder: Path, *, steps: int) -> list[str]:
     return [sys.executable, "-m", "audioconfit", *words]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def move(database: Path, old: str, folder: Path) -> None:
             connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, str(folder)))
 
 
-@pytest.fixture(scope="module", params=AT)
+@pytest.fixture(scope="module", params=[pytest.param("a43381f", marks=pytest.mark.slow), "35c9700"])
 def begun(local_ray: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Begun:
     folder, epochs = tmp_path_factory.mktemp("begun"), EPOCHS[request.param]
     with tarfile.open(BEGUN / f"{request.param}.tar.xz") as archive:

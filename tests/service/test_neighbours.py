@@ -14,6 +14,8 @@ from mlflow.entities import Run
 from audioconfit import encoders
 from sweeps import grid
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def places(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +50,6 @@ def results(places: Path, storage: str, name: str) -> list[dict[str, object]]:
     return [json.loads(path.read_text())["recipe"] for path in found]
 
 
-@pytest.mark.slow
 def test_sweeps_on_one_optuna_storage_and_one_mlflow(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = ("--backbones", "wav2vec2-random")
     assert sweep(places, "storage", "one", *random, "--epochs", "1") == 0

@@ -25,6 +25,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_pages_block_gives_a_table_and_a_champion(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks.blocks(PAGE, section="From Python")
     found = blocks.run(block)["found"]

@@ -164,6 +164,7 @@ def test_a_slot_whose_workers_die_before_they_take_a_job_is_benched_and_ends() -
     assert benched == {"slot-0": "its workers died 5 times in a row before they took a job"}
 
 
+@pytest.mark.slow
 def test_a_slots_own_errors_end_no_job_bench_it_and_halt_the_sweep(tmp_path: Path) -> None:
     """A job on the only slot, which lacks a package there."""
     jobs = Jobs.start()
