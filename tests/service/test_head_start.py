@@ -98,8 +98,15 @@ def left(mark: str) -> list[str]:
 def test_what_ends_early_ends_the_ray_that_had_a_head_start(end: str, tmp_path: Path) -> None:
     data = makers.tones(tmp_path / "tones", classes=2, clips=1)  # too few to be split, which is seen late
     mark = f"AUDIOCONFIT_MARK={uuid.uuid4()}"
-    environment = {**os.environ, **dict([mark.split('=')]), "RAY_ADDRESS": "local"}
-    command = [sys.executable, str(ROOT / "sweeps/grid.py"), "--datasets", str(data), "--storage", str(tmp_path / "new")]
+    environment = {**os.environ, **dict([mark.split("=")]), "RAY_ADDRESS": "local"}
+    command = [
+        sys.executable,
+        str(ROOT / "sweeps/grid.py"),
+        "--datasets",
+        str(data),
+        "--storage",
+        str(tmp_path / "new"),
+    ]
     with subprocess.Popen(
         [*command, "--backbones", "wav2vec2-random"],
         env=environment,
