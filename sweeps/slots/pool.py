@@ -99,7 +99,8 @@ class Pool:
                     ray.util.remove_placement_group(group)
                 self.closing.wait(2.0)
 
-    def _trainer(self, name: str) -> DataParallelTrainer:
+    def _trainer(self, name: str) -> Any:
+        """The Train run of a slot, of either of two kinds that have no type in common."""
         shape = self.shape
         slot = Slot(self.jobs, name, place(self.work), RECYCLE_AFTER, shape.gpus)
         resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
