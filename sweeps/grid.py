@@ -16,20 +16,27 @@ from sweeps.faults import Halted, Interrupted
 from sweeps.request import flags
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, ahead: bool = False) -> int:
     """The exit code: 0 done, 1 something is missing (a cell's result, a champion that MLflow did not take; or a bug), 2
     the request cannot be met, 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP.
+
+    `ahead`: the slots of a new sweep start while torch and MLflow are imported and the data is prepared.
     """
-    return errors.guard(lambda: _start(arguments, Console()))
+    return errors.guard(lambda: _start(arguments, Console(), ahead=ahead))
 
 
-def _start(arguments: Sequence[str] | None, console: Console) -> int:
+def _start(arguments: Sequence[str] | None, console: Console, *, ahead: bool) -> int:
     try:
         plan = flags.parse(arguments)
-        from sweeps import sweep  # seconds of torch, Ray and MLflow, which --help and a typing error do without
+        # Seconds of Ray, and then of torch and MLflow, which --help and a typing error do without.
+        from sweeps.request import head_start
 
-        with interrupt.raised():
-            return sweep.start(plan, console, leave=_leave)
+        with interrupt.raised(), head_start.slots(plan) as slots:
+            if ahead and head_start.may_begin(plan):
+                slots.warm_up(head_start.job_count(plan))
+            from sweeps import sweep
+
+            return sweep.start(plan, console, slots=slots, leave=_leave)
     except Halted as error:
         errors.show(error)
         return errors.REFUSED
@@ -47,4 +54,4 @@ def _leave(why: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ahead=True))

@@ -11,7 +11,6 @@ from audioconfit import scores
 from audioconfit.recipe import Recipe
 from sweeps import faults, identity
 from sweeps.cluster import capacity, joining, nodes
-from sweeps.cluster.capacity import SlotRequest
 from sweeps.cluster.warm_slots import WarmSlots
 from sweeps.faults import Halted, Interrupted
 from sweeps.identity import Identity
@@ -20,7 +19,7 @@ from sweeps.outcome import confirmation, race, refitting, registry, runs, select
 from sweeps.outcome.race import Finalist, Race
 from sweeps.outcome.selection import Candidate
 from sweeps.report import cell_page, making, origin, record
-from sweeps.request import backbones, datasets, forecast, left_out, resuming
+from sweeps.request import backbones, datasets, forecast, head_start, left_out, resuming
 from sweeps.request.cells import Cell, lay_out, tell_apart
 from sweeps.request.datasets import Task
 from sweeps.request.plan import Plan
@@ -32,16 +31,10 @@ from sweeps.terminal.live import LiveTable
 from sweeps.tracking import server
 from sweeps.tracking.provenance import Data
 from sweeps.tracking.tracker import Tracker
-from sweeps.trial import work
 from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
 
 MAP_CLIPS = 300  # test clips of a map in the report at the end of a sweep: seconds
-
-
-def slot_request(plan: Plan) -> SlotRequest:
-    """What the plan asks of the slots."""
-    return SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
 
 
 def _data(task: Task) -> Data:
@@ -50,13 +43,21 @@ def _data(task: Task) -> Data:
     return Data(task.dataset, task.waveforms.fingerprint, sides)
 
 
-def start(plan: Plan, console: Console, *, leave: Callable[[str], None] = lambda why: None) -> int:
-    """From a plan to its end; the exit code. `leave`: ends the process, with the reason, where a dead Ray holds it.
+def start(
+    plan: Plan,
+    console: Console,
+    *,
+    slots: WarmSlots | None = None,
+    leave: Callable[[str], None] = lambda why: None,
+) -> int:
+    """From a plan to its end; the exit code. `slots`: those of the plan that may have a head start, else they start
+    when there is work; `leave`: ends the process, with the reason, where a dead Ray holds it.
 
     Raises:
         InputError: the request cannot be met. Interrupted and Halted: as `Sweep.run`.
     """
     joining.silence()
+    slots = slots or head_start.slots(plan)
     with ExitStack() as stack:
         if plan.demo:
             plan = datasets.generate(plan)
@@ -71,7 +72,7 @@ def start(plan: Plan, console: Console, *, leave: Callable[[str], None] = lambda
             joining.check_temporary()
         if on_cluster:
             stack.enter_context(joining.join())
-            capacity.fitting_shape(slot_request(plan))
+            capacity.fitting_shape(slots.request)
             plan = backbones.absolute(plan)
             nodes.check_shared(plan.storage.absolute(), [*plan.recordings, *backbones.folders(plan)])
         decode = partial(joining.map_on_nodes, wait_seconds=plan.wait_seconds)
@@ -82,7 +83,7 @@ def start(plan: Plan, console: Console, *, leave: Callable[[str], None] = lambda
             return 0
         itself = identity.of(plan.folder, begun=resuming.has_begun(plan.folder))
         resuming.reconcile(plan.folder, cells)
-        return Sweep(plan, itself, cells, ready, console, leave).run()
+        return Sweep(plan, itself, cells, ready, console, slots, leave).run()
 
 
 def tracking_uri(plan: Plan) -> str:
@@ -112,6 +113,7 @@ class Sweep:
         cells: Sequence[Cell],
         tasks: Sequence[Task],
         console: Console,
+        slots: WarmSlots,
         leave: Callable[[str], None],
     ) -> None:
         self.plan, self.cells, self.console = plan, cells, console
@@ -133,16 +135,8 @@ class Sweep:
         self.tracker = Tracker(tracking_uri(plan), identity, place, origin=said, data=map(_data, tasks))
         self.store = StageStore(plan.folder)
         self.table = LiveTable(cells, trials=plan.trials, console=console)
-        self.slots = WarmSlots(
-            slot_request(plan),
-            work.work,
-            plan.folder,
-            patience_seconds=plan.patience_seconds,
-            wait_seconds=plan.wait_seconds,
-            started=self._note_conduct,
-            halt=self._halt,
-            leave=leave,
-        )
+        self.slots = slots
+        slots.started, slots.halt, slots.leave = self._note_conduct, self._halt, leave
         self.problem: str | None = None
         self.waiting: str | None = None  # why champions are not registered yet
 

@@ -65,6 +65,9 @@ def _start(cpus: int | None) -> None:
                     logging_level=logging.ERROR,
                 )
             return
+        except KeyboardInterrupt:
+            ray.shutdown()
+            raise
         except Exception as error:  # Ray raises nothing more special
             if "timed out during startup" not in str(error):
                 raise

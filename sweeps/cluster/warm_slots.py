@@ -1,4 +1,6 @@
-"""Warm slots of one sweep: Ray, the job queue, the pool and its supervisor, started together when there is work."""
+"""Warm slots of one sweep: Ray, the job queue, the pool and its supervisor, started together when there is work, or
+ahead of it while the driver does something else.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,27 +23,28 @@ MARGIN_SECONDS = 120.0  # a job may be silent for the patience, then its slot is
 
 @dataclass
 class WarmSlots:
-    """A context manager that owns the slots. They start with the first `serve` and end with the block.
+    """A context manager that owns the slots. They start with the first `serve`, or ahead of it with `warm_up`, and end
+    with the block.
 
     Args:
-        work: what a slot does with an assignment.
+        work: what a slot does with an assignment, or its "module:name".
         folder: of the sweep, for Train's files and the log of the queue's events.
         patience_seconds: of silence, after which a worker counts as hung.
         wait_seconds: without any live slot, after which the sweep halts.
-        started: called with the shape of a slot before the first one starts.
+        started: called with the shape of a slot before the first job.
         halt: called with the reason when the sweep cannot go on.
         leave: called with it when the driver hangs after that.
     """
 
     request: SlotRequest
-    work: Work
+    work: Work | str
     folder: Path
     patience_seconds: float
     wait_seconds: float
-    started: Callable[[SlotShape], None]
-    halt: Callable[[str], None]
-    leave: Callable[[str], None]
-    _jobs: Jobs | None = None
+    started: Callable[[SlotShape], None] = lambda shape: None
+    halt: Callable[[str], None] = lambda why: None
+    leave: Callable[[str], None] = lambda why: None
+    _jobs: Jobs | None = None  # of those who serve
     _pool: Pool | None = None
     _waiting: Callable[[], int] | None = None
     _interrupted: bool = False
@@ -51,6 +54,22 @@ class WarmSlots:
         """The job queue, with slots behind it. `waiting`: how many jobs the slots can still be used for."""
         self._waiting = waiting
         return self._jobs or self._start()
+
+    def warm_up(self, jobs: int) -> Pool:
+        """Ray, the queue and as many slots as so many jobs can use, which come up while the driver does other work.
+        Where nobody ever serves them, they end at once with the block.
+
+        Raises:
+            Halted: Ray does not start, or no slot can ever start here.
+        """
+        self._open.enter_context(joining.join(self.request.embedded_cpus()))
+        shape = capacity.fitting_shape(self.request)
+        queue = Jobs.start(patience_seconds=self.patience_seconds)
+        self._open.callback(queue.end)
+        slots = capacity.slot_count(self.request, shape, jobs)
+        pool = self._pool = Pool(queue, self.work, slots=slots, shape=shape, storage=self.folder / "train")
+        self._open.callback(pool.closing.set)
+        return pool
 
     def rest(self) -> None:
         """Nobody waits for the slots just now; they stay warm."""
@@ -80,18 +99,16 @@ class WarmSlots:
             raise Halted(f"Ray is gone ({why}). Run the same command again: what is done is kept.") from error
 
     def _start(self) -> Jobs:
-        self._open.enter_context(joining.join(self.request.embedded_cpus()))
-        shape = capacity.fitting_shape(self.request)
-        self.started(shape)
+        pool = self._pool or self.warm_up(self._waiting() if self._waiting else 1)
+        self.started(pool.shape)
 
         def count() -> int:
-            return capacity.slot_count(self.request, shape, self._waiting() if self._waiting else 1)
+            return capacity.slot_count(self.request, pool.shape, self._waiting() if self._waiting else 1)
 
-        jobs = self._jobs = Jobs.start(patience_seconds=self.patience_seconds)
-        self._open.callback(jobs.end)
+        pool.grow(count())
+        jobs = self._jobs = pool.jobs
         if self._interrupted:
             jobs.interrupt()
-        pool = self._pool = Pool(jobs, self.work, slots=count(), shape=shape, storage=self.folder / "train")
         self._open.callback(pool.close)
         supervisor = Supervisor(
             jobs,
@@ -101,7 +118,7 @@ class WarmSlots:
             still_seconds=self.patience_seconds + MARGIN_SECONDS,
             waiting=lambda: self._waiting() if self._waiting else 0,
             room=count if capacity.can_grow(self.request) else None,
-            resources=lambda: capacity.describe(shape),
+            resources=lambda: capacity.describe(pool.shape),
             halt=self.halt,
             leave=self.leave,
         )

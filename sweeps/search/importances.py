@@ -5,7 +5,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -22,12 +21,14 @@ def of(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
     names = [name for name in (trials[0][0] if trials else {}) if len({params[name] for params, _ in trials}) > 1]
     if len(trials) < FEWEST_TRIALS or not names or len({score for _, score in trials}) < 2:
         return {}
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # a second of scikit-learn
+
     spaces = {name: _space({params[name] for params, _ in trials}) for name in names}
     study = optuna.create_study(direction="maximize")
     for params, score in trials:
         mine = {name: params[name] for name in names}
         study.add_trial(optuna.trial.create_trial(params=mine, distributions=spaces, value=score))
-    return dict(optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
+    return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
 
 
 def _space(found: Set[Any]) -> BaseDistribution:

@@ -1,4 +1,7 @@
-"""The pool: the driver's side of the warm slots. Each slot is a Ray Train run that a thread keeps alive."""
+"""The pool: the driver's side of the warm slots. Each slot is a Ray Train run that a thread keeps alive.
+
+Imports no torch, so that slots can start while their driver still imports it.
+"""
 
 import itertools
 import threading
@@ -10,10 +13,10 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.slots.jobs import Jobs
-from sweeps.slots.slot import Slot, Work
+from sweeps.slots.slot import Slot, Work, place
 
 # Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
 RECYCLE_AFTER = 500
@@ -46,9 +49,12 @@ def serve(config: dict[str, Any]) -> None:
 
 
 class Pool:
-    """Keeps up to `slots` Train runs alive, each by a thread of the driver; those without resources wait for them."""
+    """Keeps up to `slots` Train runs alive, each by a thread of the driver; those without resources wait for them.
 
-    def __init__(self, jobs: Jobs, work: Work, *, slots: int, shape: SlotShape, storage: Path) -> None:
+    `work`: what a job does, or its "module:name".
+    """
+
+    def __init__(self, jobs: Jobs, work: Work | str, *, slots: int, shape: SlotShape, storage: Path) -> None:
         self.jobs, self.work, self.shape, self.storage = jobs, work, shape, storage
         self.closing = threading.Event()
         self.errors: list[str] = []
@@ -93,23 +99,26 @@ class Pool:
                     ray.util.remove_placement_group(group)
                 self.closing.wait(2.0)
 
-    def _trainer(self, name: str) -> TorchTrainer:
+    def _trainer(self, name: str) -> Any:
+        """The Train run of a slot, of either of two kinds that have no type in common."""
         shape = self.shape
-        work = self.work.__module__, self.work.__name__
-        slot = Slot(self.jobs, name, work, RECYCLE_AFTER, shape.gpus)
+        slot = Slot(self.jobs, name, place(self.work), RECYCLE_AFTER, shape.gpus)
         resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
+        scaling = ScalingConfig(num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources)
+        # Attempts count per job: the queue gives up on a poisonous job, and a slot is replaced as often as needed.
+        run = RunConfig(
+            name=f"{name}-{time.time_ns()}",
+            storage_path=str(self.storage),
+            failure_config=FailureConfig(max_failures=-1),
+        )
+        if shape.workers == 1:
+            # Nobody to connect with: a process group of one cost Train's controller the import of torch, 4 s of CPU
+            # time and 130 MB for each slot.
+            return DataParallelTrainer(serve, train_loop_config={"slot": slot}, scaling_config=scaling, run_config=run)
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
+        group = TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600)
         return TorchTrainer(
-            serve,
-            train_loop_config={"slot": slot},
-            # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600),
-            scaling_config=ScalingConfig(
-                num_workers=shape.workers, use_gpu=shape.gpus > 0, resources_per_worker=resources
-            ),
-            # Attempts count per job: the queue gives up on a poisonous job, and a slot is replaced as often as needed.
-            run_config=RunConfig(
-                name=f"{name}-{time.time_ns()}",
-                storage_path=str(self.storage),
-                failure_config=FailureConfig(max_failures=-1),
-            ),
+            serve, train_loop_config={"slot": slot}, torch_config=group, scaling_config=scaling, run_config=run
         )

@@ -13,6 +13,14 @@ Tell = Callable[[int, dict[str, Any] | None], bool]
 Work = Callable[[Any, Tell], None]
 
 
+def place(work: Work | str) -> tuple[str, str]:
+    """The module and the name of a job's work, which may be given as "module:name" by those who do not import it."""
+    if isinstance(work, str):
+        module, _, name = work.partition(":")
+        return module, name
+    return work.__module__, work.__name__
+
+
 @dataclass(frozen=True)
 class Slot:
     """What a slot's workers need to know: its queue and name, what a job does (module and name of a function that they
