@@ -1,8 +1,9 @@
 """What further parts of contrastive learning gain beside PairTune as it is: a projector of another depth, a temperature
 that falls, a memory of earlier batches, another layer for the loss. hubert-tiny on EmoDB, five seeds.
 
-A quarter of an hour of one core: `AUDIOCONFIT_DATA=... pytest -m benchmark -s tests/benchmarks/test_more_of_the_method.py`.
-Each run's scores are printed when it ends, seed by seed, so that what is compared has the same seeds at any time.
+A quarter of an hour of one core: `AUDIOCONFIT_DATA=... pytest -m benchmark -s
+tests/benchmarks/test_more_of_the_method.py`. Each run's scores are printed when it ends, seed by seed, so that what is
+compared has the same seeds at any time.
 """
 
 import json
