@@ -31,7 +31,8 @@ class Picture:
 def draw(record: Record, out: Path, *, prefix: str = "", most_clips: int | None = None) -> Iterator[Picture]:
     """A pair of figures per dataset and backbone, and one per cell whose probe could read every layer.
 
-    `most_clips`: maps of more test clips are left out (t-SNE takes the square of them in time). `prefix` begins the names of the files.
+    `most_clips`: maps of more test clips are left out (t-SNE takes the square of them in time). `prefix` begins the
+    names of the files.
     """
     for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in record.candidates):
         rivals = [one for one in record.candidates if (one.dataset, one.backbone) == (dataset, backbone)]
