@@ -105,7 +105,7 @@ class Candidate:
         return metrics[f"{name}_low"], metrics[f"{name}_high"]
 
     @property
-    def by_layer(self) -> dict[str, float]:
+    def by_layer(self) -> dict[int | str, float]:
         """Mean validation score over its runs by the layer that the probe reads, higher being better; empty where the
         last one alone was stored.
         """

@@ -46,9 +46,8 @@ def draw(record: Record, out: Path, *, prefix: str = "", most_clips: int | None 
             yield Picture(place, "Figure 3", f"The classes of {dataset} that {first} confuses most, {backbone}.")
         for one in rivals:
             if by_layer := one.by_layer:
-                place = out / f"layers-{prefix}{one.cell}.png"
+                place, chosen = out / f"layers-{prefix}{one.cell}.png", one.best_run.recipe.probe_layer
                 for suffix in FORMATS:
-                    chosen = str(one.best_run.recipe.probe_layer)
                     figures.layers(by_layer, place.with_suffix(suffix), chosen=chosen, score="validation score")
                 said = f"By the layer that the probe reads, {backbone} on {dataset}, {TITLES[one.method]}."
                 yield Picture(place, "Validation score by layer", said)

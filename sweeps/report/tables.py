@@ -268,7 +268,7 @@ def _layers(record: Record) -> Table:
     """Of the cells whose probe could read every layer."""
     rows: list[list[Value]] = []
     for one in record.candidates:
-        chosen = str(one.best_run.recipe.probe_layer)
+        chosen = one.best_run.recipe.probe_layer
         for layer, score in one.by_layer.items():
             rows.append([one.cell, layer, round(abs(score), 4), "yes" if layer == chosen else None])
     note = (

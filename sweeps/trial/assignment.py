@@ -61,13 +61,13 @@ class Assignment:
         metrics: dict[str, float] = self.read_result()["metrics"]
         return metrics
 
-    def read_layers(self) -> dict[str, float]:
+    def read_layers(self) -> dict[int | str, float]:
         """The validation score by the layer that the probe reads, higher being better; empty where the last one alone
         was stored.
         """
         file = self.folder / LAYERS
         found: dict[str, float] = files.read_json(file, AGAIN) if file.exists() else {}
-        return found
+        return {int(layer) if layer.isdecimal() else layer: score for layer, score in found.items()}
 
     def has_predictions(self, side: str) -> bool:
         """Whether they were kept."""
