@@ -24,6 +24,7 @@ from audioconfit.audio import SAMPLE_RATE
 from audioconfit.encoders.layers import (
     ATTENTION,
     GatedAttention,
+    ValidBatchNorm,
     ValidConvolution,
     ValidGroupNorm,
     ValidPositions,
@@ -45,11 +46,13 @@ Count = TypeVar("Count", int, Tensor)
 # transformers' layers and ours in their place: exact with padding, or faster.
 EXACT: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: ValidGroupNorm,
+    nn.BatchNorm1d: ValidBatchNorm,
     Data2VecAudioPositionalConvLayer: ValidPositions,
     SEWEncoder: ValidSqueeze,
     Wav2Vec2ConformerConvolutionModule: ValidConvolution,
     WavLMAttention: GatedAttention,
 }
+BY_FRAME = (ValidBatchNorm, ValidConvolution, ValidPositions)  # are told how many frames of each row are valid
 
 
 class Encoder(nn.Module):
@@ -239,11 +242,11 @@ class Encoder(nn.Module):
 
     @contextlib.contextmanager
     def _only_valid(self, lengths: Int[Tensor, "batch"]) -> Iterator[None]:
-        """Within, GroupNorm takes its statistics over the steps that lie in the valid samples, and stacked positional
-        convolutions and a conformer's see the valid frames.
+        """Within, GroupNorm takes its statistics over the steps that lie in the valid samples, and stacked or
+        normalised positional convolutions and a conformer's see the valid frames.
         """
         norms = [module for module in self.modules() if isinstance(module, ValidGroupNorm)]
-        by_frame = [module for module in self.modules() if isinstance(module, ValidPositions | ValidConvolution)]
+        by_frame = [module for module in self.modules() if isinstance(module, BY_FRAME)]
         config = self.model.config
         for norm in norms:  # one at most, behind the first convolution
             norm.steps = _steps(lengths, config.conv_kernel[:1], config.conv_stride[:1])

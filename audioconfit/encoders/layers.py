@@ -72,6 +72,22 @@ class ValidPositions(Data2VecAudioPositionalConvLayer):
         return found * counted[:, None]
 
 
+class ValidBatchNorm(nn.BatchNorm1d):
+    """The batch normalisation in front of a positional convolution (mHuBERT at 25 Hz), 0 behind the first `frames` of
+    each row: shifted padding would reach the frames beside it. By the moments that the backbone was trained with, in
+    training too, as a conformer's below.
+    """
+
+    frames: Int[Tensor, "batch"] | None = None
+
+    def forward(self, input: Float[Tensor, "batch dim time"]) -> Float[Tensor, "batch dim time"]:
+        found = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if self.frames is None:
+            return found
+        counted = torch.arange(found.shape[-1], device=found.device) < self.frames[:, None]
+        return found * counted[:, None]
+
+
 class ValidConvolution(Wav2Vec2ConformerConvolutionModule):
     """A conformer's convolution over the first `frames` of each row; over all of them where `frames` is None. Its batch
     normalisation is by the moments that the backbone was trained with, in training too: those of a batch would make an

@@ -105,6 +105,14 @@ class Candidate:
         return metrics[f"{name}_low"], metrics[f"{name}_high"]
 
     @property
+    def by_layer(self) -> dict[int | str, float]:
+        """Mean validation score over its runs by the layer that the probe reads, higher being better; empty where the
+        last one alone was stored.
+        """
+        found = [each for run in self.runs if (each := run.assignment.read_layers())]
+        return {layer: statistics.fmean(one[layer] for one in found) for layer in found[0]} if found else {}
+
+    @property
     def best_run(self) -> Confirmed:
         """The run whose probe is handed over: best on validation, the first of equals."""
         return max(self.runs, key=lambda run: run.valid)

@@ -1,4 +1,4 @@
-"""The paper's figures from a sweep: convergence (Figure 2) and maps of confused classes (Figure 3)."""
+"""The paper's figures from a sweep, convergence (Figure 2) and maps of confused classes (Figure 3); score by layer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,10 @@ class Picture:
 
 
 def draw(record: Record, out: Path, *, prefix: str = "", most_clips: int | None = None) -> Iterator[Picture]:
-    """A pair of figures per dataset and backbone. `most_clips`: maps of more test clips are left out (t-SNE takes the
-    square of them in time). `prefix` begins the names of the files.
+    """A pair of figures per dataset and backbone, and one per cell whose probe could read every layer.
+
+    `most_clips`: maps of more test clips are left out (t-SNE takes the square of them in time). `prefix` begins the
+    names of the files.
     """
     for dataset, backbone in dict.fromkeys((one.dataset, one.backbone) for one in record.candidates):
         rivals = [one for one in record.candidates if (one.dataset, one.backbone) == (dataset, backbone)]
@@ -42,6 +44,13 @@ def draw(record: Record, out: Path, *, prefix: str = "", most_clips: int | None 
         if _separability(rivals, record.store, place, most_clips):
             first = TITLES[rivals[0].method]
             yield Picture(place, "Figure 3", f"The classes of {dataset} that {first} confuses most, {backbone}.")
+        for one in rivals:
+            if by_layer := one.by_layer:
+                place, chosen = out / f"layers-{prefix}{one.cell}.png", one.best_run.recipe.probe_layer
+                for suffix in FORMATS:
+                    figures.layers(by_layer, place.with_suffix(suffix), chosen=chosen, score="validation score")
+                said = f"By the layer that the probe reads, {backbone} on {dataset}, {TITLES[one.method]}."
+                yield Picture(place, "Validation score by layer", said)
 
 
 def _convergence(rivals: Sequence[Candidate], store: StageStore, path: Path) -> bool:

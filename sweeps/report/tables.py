@@ -21,7 +21,7 @@ def of(records: Sequence[Record]) -> list[Table]:
     """All that these sweeps have rows for, the champions first. Of several, each row begins with its sweep's name."""
     makers: list[Callable[[Record], Table]] = [
         *(_champions, _settings, _datasets, _cells, _paired, _dimensions, _classes, _groups),
-        *(accounts.search, accounts.importances, accounts.costs, accounts.phases),
+        *(_layers, accounts.search, accounts.importances, accounts.costs, accounts.phases),
         *(accounts.race, accounts.left_out, accounts.failures),
     ]
     found = [_joined([make(record) for record in records], records) for make in makers]
@@ -262,6 +262,20 @@ def _classes(record: Record) -> Table:
             rows.append([one.cell, name, there, recall, precision, taken, wrong[0] or None])
     heads = ("cell", "class", "test clips", "recall", "precision", "most often taken for", "times")
     return Table("classes", "By class", heads, rows, "Of the best probe of each task, the run that is handed over.")
+
+
+def _layers(record: Record) -> Table:
+    """Of the cells whose probe could read every layer."""
+    rows: list[list[Value]] = []
+    for one in record.candidates:
+        chosen = one.best_run.recipe.probe_layer
+        for layer, score in one.by_layer.items():
+            rows.append([one.cell, layer, round(abs(score), 4), "yes" if layer == chosen else None])
+    note = (
+        "The validation score by the layer that the probe reads, means over seeds or folds: layer 0 is what enters the "
+        "first one, mean and weighted are of all. Chosen is the one that the cell was confirmed with."
+    )
+    return Table("layers", "Score by layer", ("cell", "layer", "validation", "chosen"), rows, note)
 
 
 def _share(part: int, whole: int) -> float | None:

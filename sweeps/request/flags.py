@@ -15,6 +15,7 @@ from audioconfit.errors import InputError
 from sweeps.request.plan import PAPER_BACKBONES, Flag, Group, Plan
 
 ALL = "all"
+LAYERS_SEARCHED = ("layer=all", "layers=all")  # as --search has it
 ENVIRONMENT = dict(os.environ)  # as the user set it: MLflow writes its own variable
 
 
@@ -101,9 +102,21 @@ def _plan(given: Mapping[str, Any], environment: Mapping[str, str]) -> Plan:
             values[name] = _parts(values[name])
     if "settings" in values:
         values["settings"] = dict(map(_setting, values["settings"]))
+    _search_layers(values)
     if "epochs" in given and any(word.startswith("epochs=") for word in values.get("search", ())):
         raise InputError("--search: epochs is set and searched; leave one of the two.")
     return _validated(values)
+
+
+def _search_layers(values: dict[str, Any]) -> None:
+    """`--search layer=all` is another word for `--set layers=all`."""
+    words = values.get("search", ())
+    if not any(word in LAYERS_SEARCHED for word in words):
+        return
+    values["search"] = tuple(word for word in words if word not in LAYERS_SEARCHED)
+    values["settings"] = {"layers": "all"} | values.get("settings", {})
+    if values["settings"]["layers"] != "all":
+        raise InputError("--search: layers is set and searched; leave one of the two.")
 
 
 def places(environment: Mapping[str, str] = ENVIRONMENT, **given: Any) -> Plan:

@@ -22,8 +22,8 @@ SEARCHABLE = (
 INSTEAD = {
     "batch_size": "--batch-sizes names what is searched",
     "chunk_seconds": "--chunks names what is searched",
-    "probe_layer": "--set layers=all searches it",
-    "layer": "--set layers=all searches the probe's layer",
+    "probe_layer": "layer=all searches it",
+    "layer": "layer=all searches which one the probe reads",
 }
 GRID_POINTS = 5  # of a range, where every value is tried
 

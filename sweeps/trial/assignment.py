@@ -14,6 +14,7 @@ from sweeps.slots.job_queue import Job
 
 # The files of a trial's folder that others read.
 RESULT, PROBE, PREDICTIONS = "result.json", "probe.safetensors", "predictions-{side}.safetensors"
+LAYERS = "layers.json"
 
 AGAIN = "The command of the sweep, run again, makes it anew."
 
@@ -59,6 +60,14 @@ class Assignment:
         """The scores of a trial that is done. InputError: its file is damaged."""
         metrics: dict[str, float] = self.read_result()["metrics"]
         return metrics
+
+    def read_layers(self) -> dict[int | str, float]:
+        """The validation score by the layer that the probe reads, higher being better; empty where the last one alone
+        was stored.
+        """
+        file = self.folder / LAYERS
+        found: dict[str, float] = files.read_json(file, AGAIN) if file.exists() else {}
+        return {int(layer) if layer.isdecimal() else layer: score for layer, score in found.items()}
 
     def has_predictions(self, side: str) -> bool:
         """Whether they were kept."""

@@ -20,7 +20,7 @@ from sweeps import faults
 from sweeps.faults import Halted
 from sweeps.slots.slot import Tell
 from sweeps.trial import listening
-from sweeps.trial.assignment import PREDICTIONS, PROBE, RESULT, Assignment
+from sweeps.trial.assignment import LAYERS, PREDICTIONS, PROBE, RESULT, Assignment
 from sweeps.trial.stages import StageStore
 from sweeps.trial.usage import Usage
 
@@ -136,7 +136,7 @@ def _stage_two(
         with clock.phase("probe"):
             by_layer = method.score_by_layer(recipe, train, valid, split, device=device, alive=alive)
         figures.layers(by_layer, assignment.folder / "layers.png", chosen=recipe.probe_layer, score="validation score")
-        files.write(assignment.folder / "layers.json", json.dumps(by_layer, indent=2))
+        files.write(assignment.folder / LAYERS, json.dumps(by_layer, indent=2))
     _write(assignment, result, probes.linear)
     cost = method.audio_seconds(recipe, waveforms)
     spent = {"cost": cost, "trained_seconds": trained_seconds}

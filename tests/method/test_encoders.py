@@ -100,6 +100,36 @@ def test_embedding_does_not_depend_on_padding(encoder: Encoder, dtype: Any, tole
         assert shift(encoder(waveforms, lengths), alone) < tolerance
 
 
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        ("hubert", {"conv_pos_batch_norm": True}),  # mHuBERT at 25 Hz
+        ("hubert", {"feat_proj_layer_norm": False}),  # DistilHuBERT
+        ("wav2vec2", {"adapter_attn_dim": 8}),  # MMS
+    ],
+)
+def test_variants_of_the_shape_keep_padding_and_neighbours_out_in_training_too(
+    architecture: str, shape: dict[str, Any]
+) -> None:
+    encoder = encoder_of(architecture, **shape).train()
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):  # moments, scale and shift as of training
+                for part in (module.running_mean, module.running_var, module.weight, module.bias):
+                    part.uniform_(0.5, 1.5, generator=draw)
+    before = {name: part.clone() for name, part in encoder.state_dict().items()}
+    waveforms, lengths = noise(3, 9000), torch.tensor([9000, 5000, 3400])
+    together = encoder(waveforms, lengths)
+    theirs = type(encoder.model)(encoder.model.config)
+    theirs.load_state_dict(encoder.model.state_dict())
+    for row, length in enumerate(lengths):
+        alone = waveforms[row : row + 1, :length]
+        assert shift(together[row : row + 1], encoder(alone)) < 2e-6
+        assert shift(theirs.eval()(standardise(alone)).last_hidden_state.mean(1), encoder(alone)) < 2e-6
+    assert all(torch.equal(before[name], part) for name, part in encoder.state_dict().items())
+
+
 def test_embedding_does_not_depend_on_the_batch(encoder: Encoder) -> None:
     waveforms = noise(4, 12_000)
     with torch.no_grad():

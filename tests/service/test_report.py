@@ -80,6 +80,23 @@ def test_pairtune_stands_against_finetune_with_the_count_of_clear_cells(found: d
     assert f"Of 1 cell PairTune is ahead beyond doubt in {int(clear)}, FineTune in 0." in found["significance"].note
 
 
+def test_a_cell_whose_probe_could_read_every_layer_has_its_score_by_layer(storage: Path, tmp_path: Path) -> None:
+    """Two seeds of one cell of two, whose probe read the last layer."""
+    folder = tmp_path / "whole"
+    shutil.copytree(storage / "whole", folder)
+    for score, trial in zip((0.5, 0.75), sorted(folder.glob(f"trials/{CELLS[0]}-test-*")), strict=True):
+        (trial / "layers.json").write_text(json.dumps({"0": 0.25, "last": score}))
+    made = making.make([folder], tmp_path / "out")
+    assert (tmp_path / "out" / "layers.csv").read_text().splitlines() == [
+        "cell,layer,validation,chosen",
+        f"{CELLS[0]},0,0.25,",
+        f"{CELLS[0]},last,0.625,yes",
+    ]
+    assert made.text.count(f"![](layers-{CELLS[0]}.png)") == 1
+    assert {path.suffix for path in (tmp_path / "out").glob("layers-*")} == {".png", ".pdf"}
+    assert CELLS[1] not in (tmp_path / "out" / "layers.csv").read_text()
+
+
 def test_the_worst_speaker_and_each_class_are_told(found: dict[str, Table]) -> None:
     assert column(found["groups"], "group")[0] == "s0"
     assert column(found["groups"], "accuracy") == [0.0, 1.0, 1.0, 1.0]

@@ -89,7 +89,8 @@ def test_a_search_comes_back_from_the_plan_from_json_and_from_python() -> None:
         ("lr=1e-3,1e-3", "leaves nothing to search"),
         ("batch_size=8,16", "--batch-sizes names what is searched"),
         ("chunk_seconds=1..2", "--chunks names what is searched"),
-        ("layer=all", "--set layers=all searches"),
+        ("layer=1,2", "layer=all searches which one the probe reads"),
+        ("probe_layer=1,2", "layer=all searches it"),
         ("seed=1..9", "No number 'seed'"),
     ],
 )
@@ -104,6 +105,7 @@ def test_what_cannot_be_searched_is_refused_with_the_way_out(word: str, said: st
     ("more", "word", "said"),
     [
         (("--lr", "1e-4"), "lr=1e-5..1e-3:log", "lr is set and searched"),
+        (("--set", "layers=last"), "layer=all", "layers is set and searched"),
         (("--epochs", "4"), "epochs=5..9", "epochs is set and searched"),
         (("--set", "temperature=0.2"), "temperature=0.05,0.1", "temperature is set and searched"),
         (("--methods", "frozen"), "lr=1e-5..1e-3", "lr changes nothing for frozen"),
@@ -113,6 +115,13 @@ def test_what_cannot_be_searched_is_refused_with_the_way_out(word: str, said: st
 def test_a_number_that_is_set_or_read_by_no_method_is_not_searched(more: tuple[str, ...], word: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         plan_of(word, more=more)
+
+
+def test_a_search_of_the_layer_is_the_setting_of_that_name() -> None:
+    further = ("lr=1e-5..1e-3:log", "warmup=0..0.1")
+    assert plan_of("layer=all", *further) == plan_of(*further, more=("--set", "layers=all"))
+    assert plan_of("layer=all", more=("--set", "margin=0.2")).settings == {"layers": "all", "margin": 0.2}
+    assert flags.of({"datasets": "emodb", "search": {"layer": "all"}}, {}).settings == {"layers": "all"}
 
 
 def test_a_search_begins_where_the_recipe_would_be() -> None:
