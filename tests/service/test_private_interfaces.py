@@ -22,7 +22,8 @@ from sweeps.tracking import places, provenance
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("ray", "mlflow", "optuna")
-INTERNAL = ("mlflow.utils", "mlflow.protos", "mlflow.store", "mlflow.server", "mlflow.tracking")  # no part of its API
+# No part of their API.
+INTERNAL = ("mlflow.utils", "mlflow.protos", "mlflow.store", "mlflow.server", "mlflow.tracking", "ray.train.v2")
 
 
 class Private(NamedTuple):
@@ -84,6 +85,14 @@ USES = (
         ("self", "key", "by"),
         "Tune keeps one idle actor only, and a new one costs 2 to 10 s a trial",
         "nothing: without that line all works, slower",
+    ),
+    Private(
+        "sweeps/slots/pool.py",
+        "ray.train.v2.api.data_parallel_trainer.DataParallelTrainer",
+        "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer",
+        ("train_loop_per_worker",),
+        "a slot of one worker needs no process group, whose import of torch costs its controller 4 s of CPU and 130 MB",
+        "ray.train.torch.TorchTrainer, as for a slot of several workers",
     ),
     Private(
         "sweeps/slots/job_queue.py",
