@@ -162,38 +162,44 @@ def steps(table: Table, scratch: Path) -> None:
 
         return once
 
-    def plain(shape: dict[str, Any], kind: str) -> Timed:
-        def once() -> float:
-            model = rival.classifier(classes, shape).train()
-            adam = torch.optim.AdamW(model.parameters(), lr=1e-5)
-            ends = []
-            for _ in range(3):
-                for batch in DataLoader(recordings[kind], batch_size=ROWS, shuffle=True, drop_last=True):
-                    adam.zero_grad()
-                    model(**batch).loss.backward()
-                    adam.step()
-                ends.append(time.process_time())
-            return (ends[-1] - ends[0]) / (2 * (len(files) // ROWS))
-
-        return once
-
-    def recipe(shape: dict[str, Any]) -> Timed:
-        def once() -> float:
-            size = {"rows": ROWS, "samples": round(SECONDS * rival.RATE), "shape": shape, "count": 3}
-            ends = [time.process_time() for _ in speechbrain_loop.epochs(files, labels, classes, **size)]
-            return (ends[-1] - ends[0]) / (2 * (len(files) // ROWS))
-
-        return once
-
     for name, shape in SHAPES.items():
-        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(shape, kind) for kind in kinds}
-        peers["SpeechBrain's_recipe,_decoding"] = recipe(shape)
+        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(recordings[kind], classes, shape) for kind in kinds}
+        peers["SpeechBrain's_recipe,_decoding"] = recipe(files, labels, classes, shape)
         try:
             metadata.version("accelerate")
             peers |= {f"Hugging_Face_Trainer,_{kind}": trainer(shape, kind) for kind in kinds}
         except metadata.PackageNotFoundError:
             table.left_out["Hugging Face Trainer"] = "accelerate is not installed"
         table.compare(f"a step of {ROWS} x {SECONDS:g} s, {name}", ours(shape), **peers)
+
+
+def plain(recordings: rival.Recordings, classes: int, shape: dict[str, Any]) -> Timed:
+    """A step of a plain PyTorch loop."""
+
+    def once() -> float:
+        model = rival.classifier(classes, shape).train()
+        adam = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        ends = []
+        for _ in range(3):
+            for batch in DataLoader(recordings, batch_size=ROWS, shuffle=True, drop_last=True):
+                adam.zero_grad()
+                model(**batch).loss.backward()
+                adam.step()
+            ends.append(time.process_time())
+        return (ends[-1] - ends[0]) / (2 * (len(recordings) // ROWS))
+
+    return once
+
+
+def recipe(files: list[Path], labels: list[int], classes: int, shape: dict[str, Any]) -> Timed:
+    """A step of SpeechBrain's recipe."""
+
+    def once() -> float:
+        size: dict[str, Any] = {"rows": ROWS, "samples": round(SECONDS * rival.RATE), "shape": shape, "count": 3}
+        ends = [time.process_time() for _ in speechbrain_loop.epochs(files, labels, classes, **size)]
+        return (ends[-1] - ends[0]) / (2 * (len(files) // ROWS))
+
+    return once
 
 
 def contrast(table: Table, scratch: Path) -> None:

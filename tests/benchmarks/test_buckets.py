@@ -38,9 +38,11 @@ class Buckets:
             parameter.register_post_accumulate_grad_hook(self.arrived)
         self.of = {parameter: number for number, bucket in enumerate(self.buckets) for parameter in bucket}
         self.missing: list[int] = []
+        self.sent: list[tuple[Tensor, dist.Work]] = []
 
     def begin(self) -> None:
-        self.missing, self.sent = [len(bucket) for bucket in self.buckets], []
+        self.missing = [len(bucket) for bucket in self.buckets]
+        self.sent = []
 
     def arrived(self, parameter: Tensor) -> None:
         if self.missing:
@@ -77,7 +79,8 @@ def work(rank: int, port: int, file: str) -> None:
     parameters = list(model.parameters())
     buckets = Buckets(parameters)
     waveforms = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(rank))
-    spent, sums = {True: [], False: []}, {}
+    spent: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    sums: dict[bool, Tensor] = {}
     for number in range(ROUNDS + 1):
         for bucketed in (True, False) if number % 2 else (False, True):
             for parameter in parameters:

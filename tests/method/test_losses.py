@@ -140,5 +140,6 @@ def test_a_loss_that_is_scaled_for_fp16_has_a_gradient_that_is_scaled(settings: 
         rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
         labels = torch.tensor([0, 0, 1, 1, 2, 3])  # the last two have no positive
         (scale * losses.supcon(rows, labels, **settings)).backward()
+        assert rows.grad is not None
         found.append(rows.grad)
     torch.testing.assert_close(found[1], 2.0**16 * found[0])
