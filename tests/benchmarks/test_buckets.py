@@ -3,8 +3,9 @@
 cores.
 
 wav2vec2-base's shape with random weights, 2 x 1 s on each rank, gloo, one thread each. Both give the same sums, bit for
-bit. On 2 shared cores under load 14, 2026-11-28: 1.06 (0.95 to 1.59) of the buckets' time on the clock, 1.06 (1.01 to
-1.20) of their CPU time. Only a machine with several GPUs can say whether it is worth having.
+bit. On 2 shared cores under loads of 14 and 23, 2026-11-28, times the buckets' time: 1.06 (0.95 to 1.59) and 0.89 (0.73
+to 1.29) on the clock, 1.06 (1.01 to 1.20) and 1.00 (0.83 to 1.23) in CPU time, which is no gain. Only a machine with
+several GPUs can say whether it is worth having.
 """
 
 import socket
