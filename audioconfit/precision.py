@@ -5,7 +5,8 @@ fp16 is for GPUs without bf16. It has too few exponents for small gradients: the
 pass, and a step whose gradients overflow is left out and the scale halved (Micikevicius et al. 2018, arXiv 1710.03740).
 """
 
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 
@@ -35,7 +36,7 @@ def check(precision: Precision, device: torch.device) -> None:
         raise InputError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision {better}.")
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """The context in which an encoder runs."""
     return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)
 
