@@ -18,6 +18,7 @@ from audioconfit.batches import Batch
 
 Embed = Callable[[Batch], Float[Tensor, "batch dim"]]
 Loss = Callable[[Float[Tensor, "batch dim"], Tensor], Float[Tensor, ""]]
+Scale = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
 # What a forward pass on the CPU may keep for its backward. A constant and not what happens to be free, so that equal
 # recipes take equal steps on one machine.
@@ -26,11 +27,15 @@ CPU_ACTIVATION_BYTES = 4 << 30
 GPU_HEADROOM = 0.05
 
 
-def backward(embed: Embed, loss: Loss, batch: Batch, *, micro_batch: int) -> Float[Tensor, ""]:
-    """Add the gradient of loss(embed(batch)) to the weights', keeping activations of `micro_batch` rows at a time."""
+def backward(
+    embed: Embed, loss: Loss, batch: Batch, *, micro_batch: int, scaled: Scale = lambda value: value
+) -> Float[Tensor, ""]:
+    """Add the gradient of scaled(loss(embed(batch))) to the weights', keeping activations of `micro_batch` rows at a
+    time. Returns the loss as it was before it was scaled.
+    """
     if micro_batch >= len(batch):
         value = loss(embed(batch), batch.labels)
-        value.backward()
+        scaled(value).backward()
         return value.detach()
 
     device, pieces = batch.waveforms.device, batch.pieces(micro_batch)
@@ -41,7 +46,7 @@ def backward(embed: Embed, loss: Loss, batch: Batch, *, micro_batch: int) -> Flo
             parts.append(embed(piece))
     embeddings = torch.cat(parts).requires_grad_()
     value = loss(embeddings, batch.labels)
-    (gradient,) = torch.autograd.grad(value, embeddings)
+    (gradient,) = torch.autograd.grad(scaled(value), embeddings)
     for piece, state, share in zip(pieces, states, gradient.split(micro_batch), strict=True):
         randomness.restore(state, device)
         embed(piece).backward(share)

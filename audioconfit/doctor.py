@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import audioconfit
-from audioconfit import backbones, encoders, memory, pairtune, training
+from audioconfit import backbones, encoders, memory, pairtune, precision
 from audioconfit.audio import SAMPLE_RATE
 from audioconfit.batches import Batches
 from audioconfit.corpora import Clip
@@ -70,7 +70,7 @@ def _machine(device: torch.device) -> Iterator[str]:
         properties = torch.cuda.get_device_properties(device)
         yield (
             f"GPU: {properties.name} with {properties.total_memory / 2**30:.0f} GiB, "
-            f"{memory.free_bytes(device) / 2**30:.0f} free; trained in {training.best_precision(device)}."
+            f"{memory.free_bytes(device) / 2**30:.0f} free; trained in {precision.best(device)}."
         )
     elif torch.version.cuda is None:
         yield "No GPU: this torch was built without CUDA."
@@ -126,7 +126,7 @@ def audio_seconds_per_second(name: str, device: torch.device) -> tuple[float, in
             ends.append(time.monotonic())
         return True
 
-    how = {"device": device, "precision": training.best_precision(device), "micro_batch": None, "report": report}
+    how = {"device": device, "precision": precision.best(device), "micro_batch": None, "report": report}
     pairtune.train(encoder, batches, Settings(lr=1e-5, epochs=epochs, seed=0, **how))  # type: ignore[arg-type]
     rate = rows * chunk * (len(ends) - 1) / (ends[-1] - ends[0])
     return rate, sum(parameter.numel() for parameter in encoder.parameters())

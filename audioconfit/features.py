@@ -22,6 +22,7 @@ from audioconfit.audio import SAMPLE_RATE, SCALE, Recordings
 from audioconfit.corpora import Clip
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
+from audioconfit.precision import Precision, autocast
 
 # Of audio, padding included, that meet in one forward pass: speed and memory depend on it, embeddings do not.
 BATCH_SECONDS = 64.0
@@ -63,7 +64,7 @@ class How(TypedDict, total=False):
     middle_seconds: float | None
     every_layer: bool
     device: str | torch.device
-    precision: str
+    precision: Precision
     shared: bool
     alive: Callable[[], object]
 
@@ -118,7 +119,7 @@ def embed(
     middle_seconds: float | None = None,
     every_layer: bool = False,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     shared: bool = False,
     alive: Callable[[], object] = lambda: None,
 ) -> Float[Tensor, "clips *layers dim"]:
@@ -127,7 +128,7 @@ def embed(
     A recording longer than a chunk is cut into consecutive chunks, and its embedding is the mean over all their valid
     frames; a last piece shorter than the encoder's receptive field has no frame and is left out. With `middle_seconds`
     that much of the middle (a chunk at least) stands for the recording, which is cheap and does for a curve.
-    `every_layer`: an embedding per layer. `precision` "bf16": autocast. `shared`: every rank calls this with the same
+    `every_layer`: an embedding per layer. `precision`: as in training. `shared`: every rank calls this with the same
     weights and recordings; each embeds some of the batches, and all have all embeddings, the same as one rank's.
     `alive` is called after each batch, or after one of each rank.
     InputError: a recording or a chunk shorter than the receptive field. ArithmeticError: embeddings that are no finite
@@ -140,7 +141,7 @@ def embed(
     embedded: list[tuple[list[int], Tensor]] = []  # read at the end: the CPU would wait for the GPU after each
     was_training, turn = encoder.training, ranks.world() if shared else 1
     encoder.to(device).eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), autocast(device, precision):
         for number, rows in enumerate(_batches(pieces, budget=round(BATCH_SECONDS * SAMPLE_RATE))):
             if not shared or number % turn == ranks.rank():
                 padded = _padded(waveforms, [pieces[row] for row in rows])
@@ -154,7 +155,8 @@ def embed(
     pooled = ranks.merged(pooled) if shared else pooled
     if broken := int((~pooled.isfinite()).flatten(1).any(1).sum()):
         raise ArithmeticError(
-            f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged."
+            f"{broken} of {len(pieces)} embeddings by {encoder.name} are no finite numbers: its weights have diverged"
+            + (", or they are too large for fp16: choose precision fp32." if precision == "fp16" else ".")
         )
     return _mean_over_frames(encoder, pieces, pooled, len(keys))
 

@@ -45,7 +45,9 @@ def supcon(
     # Not -inf: for an anchor that mining left without pairs, logsumexp's backward would pass through nan.
     denominator = logits.masked_fill(~compared, torch.finfo(logits.dtype).min).logsumexp(1, keepdim=True)
     weights = affinity * pairs.positives
-    terms = (weights * (denominator - logits)).sum(1) / weights.sum(1).clamp(min=torch.finfo(logits.dtype).tiny)
+    positives = weights.sum(1)
+    # By 1 where there are none: by next to nothing, the gradient of a loss scaled for fp16 would become inf, and nan.
+    terms = (weights * (denominator - logits)).sum(1) / positives.masked_fill(positives == 0, 1)
     anchors = ranks.total(pairs.positives.any(1).sum())
     return terms.sum() / anchors.clamp(min=1)
 

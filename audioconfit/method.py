@@ -22,6 +22,7 @@ from audioconfit import (
     folds,
     neighbours,
     pairtune,
+    precision,
     predictions,
     probe,
     ranks,
@@ -38,6 +39,7 @@ from audioconfit.encoders import Encoder, adapters
 from audioconfit.errors import InputError
 from audioconfit.features import Features
 from audioconfit.neighbours import KnnProbe
+from audioconfit.precision import Precision
 from audioconfit.probe import Probe
 from audioconfit.recipe import Recipe
 from audioconfit.results import Result
@@ -381,5 +383,5 @@ def _drawn(clips: Sequence[Clip], most: int | None) -> Sequence[Clip]:
     return [clips[number] for number in sorted(np.random.default_rng(0).permutation(len(clips))[:most])]
 
 
-def _precision(recipe: Recipe, device: str) -> Literal["fp32", "bf16"]:
-    return training.best_precision(device) if recipe.precision == "auto" else recipe.precision
+def _precision(recipe: Recipe, device: str) -> Precision:
+    return precision.best(device) if recipe.precision == "auto" else recipe.precision

@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     layer_drop: bool = False
     augment: tuple[Literal["speed", "gain", "noise", "time_mask"], ...] = ()
     curve_clips: PositiveInt | None = None  # of each side that the validation curve reads, the same ones always; all
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: what the device is best at (precision.best)
     seed: int = Field(default=0, ge=0)
 
     # Stage 2. These names begin with probe, and no others do: `stage_key` relies on it.

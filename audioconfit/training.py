@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audioconfit import caching, files, memory, randomness, ranks
+from audioconfit import caching, files, memory, precision, randomness, ranks
 from audioconfit.batches import Batch, Batches
 from audioconfit.caching import Loss
 from audioconfit.clock import Clock
 from audioconfit.encoders import Encoder
 from audioconfit.errors import InputError
+from audioconfit.precision import Precision
 
-Precision = Literal["fp32", "bf16"]
 Report = Callable[[int, dict[str, float]], bool]
 Validate = Callable[[int], dict[str, float]]
 
@@ -43,7 +43,8 @@ class Settings:
         lr_decay: each layer of the encoder has the rate of the one above it times this; the last one and the head have
             `lr` (Howard and Ruder 2018).
         seed: of what the layers draw (dropout, LayerDrop, SpecAugment); the global streams are left as they were.
-        precision: "bf16" runs the encoder under autocast; head and loss stay in float32 outside of it.
+        precision: "bf16" and "fp16" run the encoder under autocast; head and loss stay in float32 outside of it. With
+            "fp16" a step whose gradients overflow is left out, on all ranks alike: precision.py.
         micro_batch: rows whose activations are kept at once; fewer than the rank has means gradient caching, which is
             exact. "auto" finds what fits the device, anew where a checkpoint comes from another one; None is the whole
             batch.
@@ -88,12 +89,14 @@ def alive(tell: Callable[[], object]) -> Callable[[], None]:
 class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
     """The loss is no number any more. Never skipped: a search must not take such a setting for a valid one."""
 
-    def __init__(self, epoch: int, step: int, value: float) -> None:
-        super().__init__(epoch, step, value)  # the arguments, so that it pickles
-        self.epoch, self.step, self.value = epoch, step, value
+    def __init__(self, epoch: int, step: int, value: float, what: str = "loss") -> None:
+        super().__init__(epoch, step, value, what)  # the arguments, so that it pickles
+        self.epoch, self.step, self.value, self.what = epoch, step, value, what
 
     def __str__(self) -> str:
-        return f"The loss became {self.value} in epoch {self.epoch}, step {self.step}; try a lower learning rate."
+        return (
+            f"The {self.what} became {self.value} in epoch {self.epoch}, step {self.step}; try a lower learning rate."
+        )
 
 
 def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, settings: Settings) -> bool:
@@ -104,7 +107,7 @@ def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, setti
     same points; the answer of rank 0 counts.
 
     Raises:
-        Diverged: the loss is not finite.
+        Diverged: the loss is not finite, or the gradient of step after step overflows fp16.
         InputError: batches made for another number of ranks, or with rows shorter than a frame; a checkpoint that is
             further than `epochs`; a precision that the device has not.
     """
@@ -118,8 +121,7 @@ def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, setti
             f"A row of {batches.shortest} samples cannot be embedded: one frame takes {shortest}. Leave shorter clips "
             f"out, or choose longer chunks."
         )
-    if settings.precision == "bf16" and device.type == "cuda" and best_precision(device) != "bf16":
-        raise InputError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; choose precision fp32.")
+    precision.check(settings.precision, device)
     run = _Run(encoder, head, loss, settings)
     with randomness.private(settings.seed, ranks.rank(), device):
         goes_on = settings.checkpoint is not None and ranks.agree(settings.checkpoint.exists())
@@ -128,15 +130,6 @@ def fit(encoder: nn.Module, head: nn.Module, loss: Loss, batches: Batches, setti
             run.micro_batch = _micro_batch(settings.micro_batch, run, batches)
             run.fitted_to = memory.described(device)
         return _Loop(run, batches).finish()
-
-
-def best_precision(device: torch.device | str) -> Precision:
-    """bf16 on a GPU that computes in it, else fp32."""
-    device = torch.device(device)
-    if device.type != "cuda":
-        return "fp32"
-    with torch.cuda.device(device):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _micro_batch(asked: int | str | None, run: "_Run", batches: Batches) -> int:
@@ -170,6 +163,7 @@ class _Run:
         ranks.copy_from_first([*self.model.parameters(), *self.model.buffers()])
         groups = [{"params": found, "scale": scale} for scale, found in self._by_rate().items()]
         self._optimiser = torch.optim.Adam(groups, lr=self.settings.lr, fused=self.device.type in ("cpu", "cuda"))
+        self.scaler = precision.scaler(self.device, self.settings.precision)
 
     def _by_rate(self) -> dict[float, list[nn.Parameter]]:
         """The parameters that are trained, by the share of the rate that they have."""
@@ -192,7 +186,7 @@ class _Run:
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """What the loss sees of a batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with precision.autocast(self.device, self.settings.precision):
             every = {"every_layer": True} if getattr(self.head, "every_layer", False) else {}
             pooled = self.encoder(batch.waveforms, batch.lengths, **every)
         outputs: Tensor = self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
@@ -201,12 +195,13 @@ class _Run:
     def step(self, batch: Batch) -> Float[Tensor, ""]:
         """One step of Adam; the loss over all ranks."""
         self._optimiser.zero_grad(set_to_none=True)
-        share = caching.backward(self.embed, self.loss, batch, micro_batch=self.micro_batch)
+        share = caching.backward(self.embed, self.loss, batch, micro_batch=self.micro_batch, scaled=self.scaler.scale)
         ranks.sum_gradients(self.model.parameters())
         self.steps += 1
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.lr * self._rate() * group.get("scale", 1.0)
-        self._optimiser.step()
+        self.scaler.step(self._optimiser)  # behind the sum over ranks: what overflows on one does so on all
+        self.scaler.update()
         return ranks.total(share)
 
     def save(self, file: Path) -> None:
@@ -217,6 +212,7 @@ class _Run:
         content = {
             "model": self.model.state_dict(),
             "optimiser": self._optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "randomness": streams,
             "micro_batch": self.micro_batch,
             "fitted_to": self.fitted_to,
@@ -241,6 +237,8 @@ class _Run:
             )
         self.model.load_state_dict(content["model"])
         self._optimiser.load_state_dict(content["optimiser"])
+        if scale := content.get("scaler"):  # of another precision there is none
+            self.scaler.load_state_dict(scale)
         self.micro_batch, self.epoch, self.steps = content["micro_batch"], content["epoch"], content["steps"]
         self.losses, self.curve = content["losses"], content["curve"]
         # Those of earlier versions do not say: they stay as they are.
@@ -292,6 +290,8 @@ class _Loop:
             self.run.losses.append(value)
             if not math.isfinite(value):
                 raise Diverged(number, len(self.run.losses), value)
+        if unread and self.run.scaler.get_scale() < precision.LEAST_SCALE:
+            raise Diverged(number, len(self.run.losses), math.inf, "gradient")
         unread.clear()
 
     def _beat(self, number: int) -> bool:

@@ -105,7 +105,8 @@ def note_conduct(folder: Path, conduct: Mapping[str, float | None]) -> str | Non
         return None
     return (
         f"Trials of this sweep ran or will run with {'; '.join(mixed)}. They round and draw dropout differently (on "
-        "GPUs precision auto means bf16), so scores can differ by that; for trials alike start under another --name."
+        "GPUs precision auto means bf16 or fp16), so scores can differ by that; for trials alike start under another "
+        "--name."
     )
 
 

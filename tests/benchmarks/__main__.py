@@ -2,8 +2,8 @@
 
 Each row times our part and its peers in turns, in CPU seconds of one thread, which neighbours on the machine stretch
 less than the clock: medians, and of the ratio its median and spread over the rounds. Into OUT/peers.json with hardware,
-load, versions and commit, and OUT/peers.md as a table. A peer that is not installed is left out by name. A GPU's table
-is tests/gpu/benchmark.py's; that of the service test_overhead.py's and test_sharing.py's.
+load, versions and commit, and OUT/peers.md as a table. A peer that is not installed is left out by name. --gpu makes
+the table of a GPU (tests/gpu/benchmark.py); that of the service is test_overhead.py's and test_sharing.py's.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ import measuring
 import numpy as np
 import rival
 import soundfile
+import speechbrain_loop
 import torch
 import torch.nn.functional as F
 import transformers
@@ -69,12 +71,14 @@ class Table:
 
     folder: Path
     rounds: int
+    only: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
     def compare(self, what: str, ours: Timed, **peers: Timed) -> None:
-        """All of them once, which is not counted, and then in turns."""
+        """All of them once, which is not counted, and then in turns; of the peers those that are asked for."""
+        peers = {name: run for name, run in peers.items() if self.only in name}
         runs = {"ours": ours, **peers}
         for run in runs.values():
             run()
@@ -120,7 +124,9 @@ def timed(run: Callable[[], object]) -> Timed:
 
 
 def steps(table: Table, scratch: Path) -> None:
-    """FineTune beside Hugging Face's Trainer and a plain loop over a DataLoader, both of the same network and clips."""
+    """FineTune beside Hugging Face's Trainer, SpeechBrain's recipe and a plain loop over a DataLoader, all of the same
+    network and clips.
+    """
     files, labels, classes = rival.written(scratch / "clips", rows=ROWS, seconds=SECONDS, steps=STEPS)
     kinds = {"decoding": False, "cached": True}
     recordings = {
@@ -156,29 +162,44 @@ def steps(table: Table, scratch: Path) -> None:
 
         return once
 
-    def plain(shape: dict[str, Any], kind: str) -> Timed:
-        def once() -> float:
-            model = rival.classifier(classes, shape).train()
-            adam = torch.optim.AdamW(model.parameters(), lr=1e-5)
-            ends = []
-            for _ in range(3):
-                for batch in DataLoader(recordings[kind], batch_size=ROWS, shuffle=True, drop_last=True):
-                    adam.zero_grad()
-                    model(**batch).loss.backward()
-                    adam.step()
-                ends.append(time.process_time())
-            return (ends[-1] - ends[0]) / (2 * (len(files) // ROWS))
-
-        return once
-
     for name, shape in SHAPES.items():
-        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(shape, kind) for kind in kinds}
+        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(recordings[kind], classes, shape) for kind in kinds}
+        peers["SpeechBrain's_recipe,_decoding"] = recipe(files, labels, classes, shape)
         try:
             metadata.version("accelerate")
             peers |= {f"Hugging_Face_Trainer,_{kind}": trainer(shape, kind) for kind in kinds}
         except metadata.PackageNotFoundError:
             table.left_out["Hugging Face Trainer"] = "accelerate is not installed"
         table.compare(f"a step of {ROWS} x {SECONDS:g} s, {name}", ours(shape), **peers)
+
+
+def plain(recordings: rival.Recordings, classes: int, shape: dict[str, Any]) -> Timed:
+    """A step of a plain PyTorch loop."""
+
+    def once() -> float:
+        model = rival.classifier(classes, shape).train()
+        adam = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        ends = []
+        for _ in range(3):
+            for batch in DataLoader(recordings, batch_size=ROWS, shuffle=True, drop_last=True):
+                adam.zero_grad()
+                model(**batch).loss.backward()
+                adam.step()
+            ends.append(time.process_time())
+        return (ends[-1] - ends[0]) / (2 * (len(recordings) // ROWS))
+
+    return once
+
+
+def recipe(files: list[Path], labels: list[int], classes: int, shape: dict[str, Any]) -> Timed:
+    """A step of SpeechBrain's recipe."""
+
+    def once() -> float:
+        size: dict[str, Any] = {"rows": ROWS, "samples": round(SECONDS * rival.RATE), "shape": shape, "count": 3}
+        ends = [time.process_time() for _ in speechbrain_loop.epochs(files, labels, classes, **size)]
+        return (ends[-1] - ends[0]) / (2 * (len(files) // ROWS))
+
+    return once
 
 
 def contrast(table: Table, scratch: Path) -> None:
@@ -279,12 +300,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="OUT")
     parser.add_argument("--rounds", type=int, default=5, help="in turns, after one that is not counted")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--only", default="", metavar="WORD", help="of the peers those with WORD in their name")
+    parser.add_argument("--gpu", action="store_true", help="a GPU's table instead, in five minutes")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.gpu:
+        script = Path(rival.__file__).with_name("benchmark.py")
+        raise SystemExit(subprocess.run([sys.executable, "-W", "ignore", script, asked.folder]).returncode)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the peers' own
     versions = {name: measuring._version(name) for name in PEERS}
-    table = Table(asked.folder, asked.rounds, about=measuring.environment() | {"versions": versions})
+    table = Table(asked.folder, asked.rounds, asked.only, about=measuring.environment() | {"versions": versions})
     for name in asked.parts:
         with tempfile.TemporaryDirectory() as scratch:
             try:

@@ -33,6 +33,7 @@ import torch
 from audioconfit import features, finetune, pairtune
 from audioconfit.batches import Batches
 from audioconfit.encoders import Encoder
+from audioconfit.precision import Precision
 from audioconfit.training import Settings
 
 PART_SECONDS = {
@@ -62,7 +63,7 @@ class Bench:
     made: dict[str, Encoder] = field(default_factory=dict)
 
     @property
-    def bf16(self) -> str:
+    def bf16(self) -> Precision:
         """The precision of all that is not about precision; in a rehearsal what CPUs are quick in."""
         return "fp32" if self.rehearsal else "bf16"
 

@@ -48,7 +48,7 @@ def test_a_run_goes_on_on_another_device(begins_on_cpu: bool, device: torch.devi
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(
     precision: Any, micro_batch: Any, device: torch.device, tmp_path: Path, deterministic: None
 ) -> None:
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 @pytest.mark.cuda_only
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_without_the_flag_runs_stay_close(precision: Any, device: torch.device) -> None:
     """What a user gets who asks torch for nothing: printed whether it repeats, bounded how far it drifts."""
     started = material.weights(encoders.load("wav2vec2-random"))

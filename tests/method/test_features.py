@@ -90,10 +90,13 @@ def test_encoder_is_in_evaluation_mode_for_extraction_only() -> None:
     assert encoder.training
 
 
-def test_features_are_float32_without_gradient(encoder: Any) -> None:
-    embeddings = extract(encoder, noise(5_000), precision="bf16").embeddings
+@pytest.mark.parametrize(("precision", "apart"), [("bf16", 0.05), ("fp16", 0.01)])  # 8 bits, 11 bits
+def test_features_are_float32_without_gradient(encoder: Any, precision: str, apart: float) -> None:
+    embeddings = extract(encoder, noise(5_000), precision=precision).embeddings
     assert (embeddings.dtype, embeddings.requires_grad, embeddings.device.type) == (torch.float32, False, "cpu")
-    torch.testing.assert_close(embeddings, extract(encoder, noise(5_000)).embeddings, rtol=0.05, atol=0.05)
+    expected = extract(encoder, noise(5_000)).embeddings
+    assert not torch.equal(embeddings, expected)
+    torch.testing.assert_close(embeddings, expected, rtol=apart, atol=apart)
 
 
 def test_labels_are_indices_into_the_given_classes(encoder: Any) -> None:

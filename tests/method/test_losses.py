@@ -131,3 +131,15 @@ def test_cross_entropy_is_the_mean_over_rows() -> None:
 def test_cross_entropy_of_label_sets_is_the_mean_over_rows_and_classes() -> None:
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     assert losses.cross_entropy(torch.zeros(2, 3), labels).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("settings", [{}, {"miner": mining.multi_similarity}, {"keep_denominator": True}])
+def test_a_loss_that_is_scaled_for_fp16_has_a_gradient_that_is_scaled(settings: dict[str, Any]) -> None:
+    found = []
+    for scale in (1.0, 2.0**16):
+        rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        labels = torch.tensor([0, 0, 1, 1, 2, 3])  # the last two have no positive
+        (scale * losses.supcon(rows, labels, **settings)).backward()
+        assert rows.grad is not None
+        found.append(rows.grad)
+    torch.testing.assert_close(found[1], 2.0**16 * found[0])

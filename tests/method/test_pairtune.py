@@ -105,7 +105,3 @@ def test_bf16_meets_the_projector_and_the_loss_in_float32() -> None:
         tones(), Settings(lr=1e-4, epochs=1, seed=0, precision="bf16"),
     )  # fmt: skip
     assert Watched.seen == torch.float32
-
-
-def test_the_cpu_computes_in_fp32() -> None:
-    assert training.best_precision("cpu") == "fp32"

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
-from small_runs import tuned
+from small_runs import Listener, tuned, weights
 from torch import Tensor, nn
 
 from audioconfit import caching, encoders, features, losses, mining, ranks
@@ -87,6 +87,9 @@ def everything(folder: Path) -> dict[str, Any]:
     found["stopped"] = tuned(folder / "stopped.pt", answers=lambda told: ranks.rank() > 0 or told < 2, dropout=0.2)
     found["resumed"] = tuned(folder / "stopped.pt", dropout=0.2)
     found["undisturbed"] = tuned(folder / "undisturbed.pt", dropout=0.2)
+    # On the last rank alone the first gradient overflows.
+    last = ranks.rank() == ranks.world() - 1
+    found["fp16"] = tuned(folder / "fp16.pt", overflows=last, precision="fp16")
     return found
 
 
@@ -148,6 +151,14 @@ def test_a_run_ends_where_one_worker_ends(together: list[dict[str, Any]], alone:
 def test_all_ranks_have_the_same_weights(together: list[dict[str, Any]]) -> None:
     for run in ("tuned", "stopped", "resumed"):
         assert all(torch.equal(found[run]["weights"], together[0][run]["weights"]) for found in together)
+
+
+def test_a_gradient_that_overflows_on_one_rank_is_left_out_on_all(together: list[dict[str, Any]]) -> None:
+    for found in together:
+        assert found["fp16"]["scale"]["scale"] <= 2.0**15
+        assert found["fp16"]["weights"].isfinite().all()
+        assert torch.equal(found["fp16"]["weights"], together[0]["fp16"]["weights"])
+        assert not torch.equal(found["fp16"]["weights"], weights(Listener()))
 
 
 def test_the_first_rank_stops_all_at_the_same_epoch(together: list[dict[str, Any]]) -> None:

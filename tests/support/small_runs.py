@@ -1,5 +1,7 @@
 """Small runs: the smallest thing that trains like an encoder, ramps to train it on, PairTune of it on each rank."""
 
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,25 @@ def weights(encoder: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in encoder.parameters()])
 
 
+def overflowing(encoder: Listener) -> Listener:
+    """The same, and the gradient of its first backward pass is no finite number."""
+    passes = itertools.count()
+    encoder.weight.register_hook(lambda gradient: gradient * math.inf if next(passes) == 0 else gradient)
+    return encoder
+
+
 def tuned(
-    checkpoint: Path, *, answers: Callable[[int], bool] = lambda told: True, dropout: float = 0.0
+    checkpoint: Path,
+    *,
+    answers: Callable[[int], bool] = lambda told: True,
+    dropout: float = 0.0,
+    overflows: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """PairTune on this rank: its weights, what it was told, and whether it ran to the end."""
+    """PairTune on this rank: its weights, what it was told, whether it ran to the end, and fp16's scale then."""
     encoder, told = Listener(dropout=dropout), []
+    if overflows:
+        overflowing(encoder)
 
     def report(epoch: int, metrics: dict[str, float]) -> bool:
         told.append((epoch, metrics))
@@ -60,9 +76,10 @@ def tuned(
     finished = pairtune.train(
         encoder,
         batches(rank=ranks.rank(), world=ranks.world(), batch_size=10),
-        Settings(lr=1e-2, epochs=4, seed=0, report=report, checkpoint=checkpoint),
+        Settings(lr=1e-2, epochs=4, seed=0, report=report, checkpoint=checkpoint, **settings),
     )
-    return {"weights": weights(encoder), "told": told, "finished": finished}
+    scale = torch.load(checkpoint, weights_only=True)["scaler"]
+    return {"weights": weights(encoder), "told": told, "finished": finished, "scale": scale}
 
 
 def store_tuned(settings: dict[str, Any]) -> None:

@@ -63,5 +63,14 @@ def stamped(folder: Path) -> Iterator[None]:
 
 def pauses(folder: Path) -> list[float]:
     """Seconds between the end of each stamped block and the begin of the next."""
-    times = [tuple(map(float, line.split())) for line in (folder / STAMPS).read_text().splitlines()]
-    return [after[0] - before[1] for before, after in pairwise(times)]
+    return [after[0] - before[1] for before, after in pairwise(_stamps(folder))]
+
+
+def span(folder: Path) -> tuple[float, float]:
+    """When the first stamped block ended, and the last one."""
+    times = _stamps(folder)
+    return times[0][1], times[-1][1]
+
+
+def _stamps(folder: Path) -> list[tuple[float, ...]]:
+    return [tuple(map(float, line.split())) for line in (folder / STAMPS).read_text().splitlines()]
