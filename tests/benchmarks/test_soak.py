@@ -20,7 +20,6 @@ import without_ray
 from rich.console import Console
 
 from sweeps.search.studies import Budget, Studies, open_storage
-from sweeps.slots import worker
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import SlotShape
 from sweeps.terminal.live import LiveTable
@@ -43,9 +42,8 @@ class Weighed(service.Timed):
         self.memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6)
 
 
-def test_many_trials_grow_nothing_but_the_disk(tmp_path: Path) -> None:
-    without_ray.replace()
-    worker.gc.freeze()
+def test_many_trials_grow_nothing_but_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray.replace(put=monkeypatch.setattr)
     cells = [makers.cell(seed=seed, backbone=f"backbone-{seed}") for seed in range(CELLS)]
     studies = Studies(
         cells,

@@ -60,7 +60,8 @@ def _found(storage: Path, cell: str) -> dict[str, Any]:
     folder = storage / drivers.NAME
     study = optuna.load_study(study_name=cell, storage=f"sqlite:///{folder / 'optuna.db'}")
     client = MlflowClient(tracking_uri=server.database_in(storage))
-    runs = client.search_runs([client.get_experiment_by_name(drivers.NAME).experiment_id])
+    experiment: Any = client.get_experiment_by_name(drivers.NAME)
+    runs = client.search_runs([experiment.experiment_id])
     versions = client.search_model_versions("name = 'audioconfit-tones'")
     champion = client.get_model_version_by_alias("audioconfit-tones", "champion")
     key = champion.tags["key"]

@@ -31,8 +31,8 @@ from sweeps.cluster import capacity, joining, warm_slots
 from sweeps.search import tuning
 from sweeps.search.studies import Studies
 from sweeps.search.trainable import Trial
-from sweeps.slots import job_queue, jobs, pool, supervisor, worker
-from sweeps.slots.job_queue import JobQueue
+from sweeps.slots import job_queue, pool, supervisor, worker
+from sweeps.slots import jobs as client
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool
 from sweeps.slots.slot import Slot, Tell
@@ -147,7 +147,7 @@ class Run:
                 return worker.serve(self.slot)
             except (Died, Exception):
                 HERE.actor.is_dead = True
-                self.closing.wait(random_pause())
+                self.closing.wait(_pause())
 
 
 class Threads(Pool):
@@ -158,16 +158,16 @@ class Threads(Pool):
         return Run(Slot(self.jobs, name, work, pool.RECYCLE_AFTER), self.closing)
 
 
-def random_pause() -> float:
+def _pause() -> float:
     """Until a dead worker's successor serves: shorter or longer than the watchdog takes to see that it is dead."""
     return 0.1 if os.getpid() % 2 else 1.5
 
 
 def search(
-    studies: Studies, record: tuning.Record, queue_: Jobs, *, slots: int, storage: Path, halt: Callable[[str], None]
+    studies: Studies, record: tuning.Record, jobs: Jobs, *, slots: int, storage: Path, halt: Callable[[str], None]
 ) -> None:
     """What Tune does with the searcher, the scheduler, the callback and the trainable that it is given."""
-    searcher = tuning.StudySearcher(studies, tuning._Cached(queue_.live_slots), halt)
+    searcher = tuning.StudySearcher(studies, tuning._Cached(jobs.live_slots), halt)
     scheduler = tuning.StudyStopping(studies, halt, slots=0)
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     running: dict[str, Any] = {}
@@ -185,7 +185,7 @@ def search(
         config = searcher.suggest(f"{number}") if len(running) < slots else None
         if isinstance(config, dict):
             one = SimpleNamespace(trial_id=f"{number}", config=config, proxy=Trial.__new__(Trial), last_result={})
-            one.proxy.setup(config, queue_)
+            one.proxy.setup(config, jobs)
             running[one.trial_id] = one
             record.on_trial_start(0, [], one)
             step(one)
@@ -269,8 +269,10 @@ def _strike(assignment: Assignment) -> None:
             raise Diverged(1, 2, float("nan"))
 
 
-def replace(what: str = "", at: int = -1) -> None:
-    """From now on this process' sweeps run without Ray; `what` happens as a worker tells for the time `at`."""
+def replace(what: str = "", at: int = -1, put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """From now on this process' sweeps run without Ray, or for as long as `put` holds; `what` happens at the time `at`
+    that a worker tells something.
+    """
     FAULT.what, FAULT.at, FAULT.told = what, at, 0
     address = _control()
     stand_in = SimpleNamespace(
@@ -281,17 +283,18 @@ def replace(what: str = "", at: int = -1) -> None:
         get_runtime_context=lambda: SimpleNamespace(current_actor=getattr(HERE, "actor", None), gcs_address=address),
         util=SimpleNamespace(get_current_placement_group=lambda: None, remove_placement_group=lambda group: None),
     )
-    for module in (job_queue, jobs, pool, supervisor, worker):
-        module.ray = stand_in  # type: ignore[attr-defined]
     place = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-    worker.train = SimpleNamespace(get_context=lambda: place)  # type: ignore[attr-defined]
-    warm_slots.Pool = Threads  # type: ignore[attr-defined,misc]
-    joining.join = lambda cpus=None: nullcontext()  # type: ignore[assignment,misc]
-    capacity.fitting_shape = lambda request: request.shape(has_gpus=False)
-    capacity.describe = str
-    tuning.run = search
-    trials.work = without_ray.work  # by its name, as a worker would import it
-    job_queue.LISTEN_SECONDS, supervisor.LOOK_SECONDS = 0.2, 0.2
-
-
-assert JobQueue is job_queue.JobQueue
+    replaced: list[tuple[Any, str, Any]] = [
+        *((module, "ray", stand_in) for module in (job_queue, client, pool, supervisor, worker)),
+        (worker, "train", SimpleNamespace(get_context=lambda: place)),
+        (warm_slots, "Pool", Threads),
+        (joining, "join", lambda cpus=None: nullcontext()),
+        (capacity, "fitting_shape", lambda request: request.shape(has_gpus=False)),
+        (capacity, "describe", str),
+        (tuning, "run", search),
+        (trials, "work", without_ray.work),  # by its name, as a worker would import it
+        (job_queue, "LISTEN_SECONDS", 0.2),
+        (supervisor, "LOOK_SECONDS", 0.2),
+    ]
+    for module, name, stand_in in replaced:
+        put(module, name, stand_in)
