@@ -11,6 +11,7 @@ from frozen_runs import begun, run
 from optuna.trial import FrozenTrial, TrialState
 
 from audioconfit import files
+from audioconfit.errors import InputError
 from sweeps import check, identity
 from sweeps.request import resuming, searched
 from sweeps.request.cells import Cell
