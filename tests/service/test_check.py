@@ -128,7 +128,7 @@ def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) 
     before = [(folder / name).read_text() for name in (resuming.RECORD, identity.RECORD)]
     for name in (resuming.RECORD, identity.RECORD, resuming.CONDUCT):
         (folder / name).write_text("")
-    with pytest.raises(InputError, match=r"identity\.json is damaged.* check\.py .* --repair writes it anew"):
+    with pytest.raises(InputError, match=r"identity\.json is damaged.*check\.py .* --repair writes it anew"):
         identity.of(folder, begun=True)
     assert check.main([str(tmp_path)]) == 1
     assert check.main([str(tmp_path), "--repair"]) == 0
