@@ -43,6 +43,10 @@ class Halted(Exception):  # noqa: N818
     """The sweep cannot go on here and now. The message says why and the way out; the next start goes on."""
 
 
+class Unusable(Halted):
+    """The storage cannot be used on one node, as far as that node can tell: another may see it and write to it."""
+
+
 def masked(text: str) -> str:
     """The text without passwords of URLs, for whatever is printed or kept."""
     return PASSWORD.sub(r"\1***@", text)
@@ -109,8 +113,8 @@ def says_full(text: str) -> bool:
 
 @contextmanager
 def watched(*folders: Path) -> Iterator[None]:
-    """Any error in the block that is about missing room, or about files below these folders that cannot be written or
-    read, becomes Halted, with the way out.
+    """Any error in the block that is about missing room becomes Halted, and one about files below these folders that
+    cannot be written or read Unusable, with the way out.
     """
     try:
         yield
@@ -118,7 +122,7 @@ def watched(*folders: Path) -> Iterator[None]:
         why = None if isinstance(error, Halted) else trouble(error, *folders)
         if why is None:
             raise
-        raise Halted(why) from error
+        raise (Halted if is_full(error) else Unusable)(why) from error
 
 
 def trouble(error: BaseException, *folders: Path) -> str | None:

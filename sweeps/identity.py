@@ -58,7 +58,7 @@ def of(folder: Path, *, begun: bool) -> Identity:
         return Identity(folder.name, str(known["id"]), bool(known.get("early")))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(
-            f"{path} is damaged; it tells this sweep's studies and runs from those of others. Write "
-            f'{{"id": "ID"}} into it, with the ID that the sweep\'s runs in MLflow have as their tag {TAG}, or start a '
-            "sweep under another --name."
+            f"{path} is damaged; it tells this sweep's studies and runs from those of others. python sweeps/check.py "
+            f"{folder.parent} --repair writes it anew from the studies; where these are elsewhere, write "
+            f'{{"id": "ID"}} into it, with the ID that the sweep\'s runs in MLflow have as their tag {TAG}.'
         ) from None

@@ -59,12 +59,14 @@ def carry_out(kind: Kind, jobs: Jobs, work: Sequence[Run], tracker: Tracker) -> 
 
 
 def settle(kind: Kind, cells: Sequence[Cell], wanted: Sequence[Assignment], tracker: Tracker) -> None:
-    """Tells MLflow of runs that a killed driver never reported: those that are done, and those that are not
-    wanted any more.
+    """Tells MLflow of runs that a killed driver never reported, or whose lines in the journal are lost: those that are
+    done, and those that are not wanted any more.
     """
-    by_key = {one.key: one for one in wanted}
-    names = {cell.name for cell in cells}
-    for key in sorted(key for key in tracker.begun if key.rpartition(kind.mark)[0] in names):
+    by_key, by_name = {one.key: one for one in wanted}, {cell.name: cell for cell in cells}
+    for key in sorted(by_key.keys() - tracker.known):
+        if by_key[key].is_done:
+            _begin(kind, by_name[key.rpartition(kind.mark)[0]], by_key[key], tracker)
+    for key in sorted(key for key in tracker.begun if key.rpartition(kind.mark)[0] in by_name):
         if key not in by_key:
             tracker.end(key, Outcome.DROPPED, why=kind.dropped)
         elif by_key[key].is_done:
@@ -72,17 +74,23 @@ def settle(kind: Kind, cells: Sequence[Cell], wanted: Sequence[Assignment], trac
             tracker.end(key, Outcome.COMPLETE, files=by_key[key].folder)
 
 
-def _follow(kind: Kind, jobs: Jobs, cell: Cell, assignment: Assignment, tracker: Tracker) -> str | None:
-    """Runs one assignment and reports it. Returns why it failed, if it did."""
-    recipe, key = assignment.recipe, assignment.key
+def _begin(kind: Kind, cell: Cell, assignment: Assignment, tracker: Tracker) -> None:
+    """Tells of a run that begins, or goes on."""
+    recipe = assignment.recipe
     tracker.start(
-        key,
+        assignment.key,
         cell=cell.name,
         name=kind.title(cell, recipe),
         kind=kind.tag,
         params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage_key},
         tags=cell.tags,
     )
+
+
+def _follow(kind: Kind, jobs: Jobs, cell: Cell, assignment: Assignment, tracker: Tracker) -> str | None:
+    """Runs one assignment and reports it. Returns why it failed, if it did."""
+    key = assignment.key
+    _begin(kind, cell, assignment, tracker)
     try:
         for update in jobs.results(assignment.job()):
             tracker.result(key, update.step, update.metrics)

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,13 +65,11 @@ def of(words: Mapping[str, Any], environment: Mapping[str, str] = ENVIRONMENT) -
     fields = {(_flag(field).name or name).replace("-", "_"): name for name, field in Plan.model_fields.items()}
     if unknown := sorted(set(words) - set(fields)):
         raise InputError(f"No flag is called {', '.join(unknown)}; choose from {', '.join(sorted(fields))}.")
-    given = {fields[name]: _word_of(value) for name, value in words.items()}
-    if isinstance(given.get("settings"), Mapping):
-        given["settings"] = [_assigned(name, value) for name, value in given["settings"].items()]
-    if isinstance(given.get("search"), Mapping):
-        given["search"] = tuple(_assigned(name, values) for name, values in given["search"].items())
-    elif isinstance(given.get("search"), str):
-        given["search"] = tuple(given["search"].split())
+    named = {fields[name]: value for name, value in words.items() if value is not None}
+    given = {name: READERS.get(name, _word_of)(value) for name, value in named.items()}
+    if wrong := [name for name, value in given.items() if name in READERS and value is None]:
+        refused = (f"{_option(name, Plan.model_fields[name])} {named[name]!r}" for name in wrong)
+        raise InputError("\n".join(f"{one}: This is neither a word nor a list of words." for one in refused))
     return _plan(given, environment)
 
 
@@ -80,6 +78,27 @@ def _word_of(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, Path) else value
+
+
+def _list_of(value: Any) -> str | None:
+    """As it would be typed, with commas. None: nobody could type it."""
+    return str(_word_of(value)) if isinstance(value, str | int | float | list | tuple | Path) else None
+
+
+def _words_of(value: Any) -> tuple[str, ...] | None:
+    """NAME=VALUE for --set and --search, as they would be typed. None: nobody could type them."""
+    if isinstance(value, Mapping):
+        return tuple(_assigned(name, one) for name, one in value.items())
+    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+        return tuple(value)
+    return tuple(value.split()) if isinstance(value, str) else None
+
+
+# How Python's words are read that are no single value.
+READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("datasets", "backbones", "methods", "batch_sizes", "chunks"), _list_of),
+    **dict.fromkeys(("settings", "search"), _words_of),
+}
 
 
 def _assigned(name: str, value: Any) -> str:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeps.identity import TAG
 from sweeps.request.cells import Space
 from sweeps.search import ownership
-from sweeps.search.studies import EARLY_SCORE, SCORE, WHY, distributions, open_storage, reason
+from sweeps.search.studies import AGAIN, EARLY_SCORE, SCORE, WHY, distributions, open_storage, reason
 from sweeps.tracking.journal import End, Event, Metrics, Outcome, Start
 
 STATES = {
@@ -95,8 +95,15 @@ def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: 
     storage.set_study_user_attr(number, ownership.SETTINGS, dict(settings))
     storage.set_study_user_attr(number, TAG, sweep)
     space = distributions(Space.of(settings))
+    failed: dict[str, int] = {}  # by point; no sampler draws one twice, so that who has it repeats that trial
     for trial in range(max(trials, default=-1) + 1):
-        storage.create_new_trial(number, _trial(trials.get(trial), space))
+        made = _trial(trials.get(trial), space)
+        point = str(sorted(made.params.items()))
+        if made.params and point in failed:
+            made.set_user_attr(AGAIN, failed.pop(point))
+        if made.state == TrialState.FAIL:
+            failed[point] = trial
+        storage.create_new_trial(number, made)
     return len(trials)
 
 

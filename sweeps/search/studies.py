@@ -181,12 +181,12 @@ class Studies:
         """What a slot does for a trial."""
         return self._assignment(asked.cell, asked.trial.number, asked.trial.params)
 
-    def ended(self) -> Iterator[tuple[Assignment, TrialState]]:
-        """Every trial that has ended, as it was assigned, and how it ended."""
+    def ended(self) -> Iterator[tuple[Cell, int, Assignment, TrialState]]:
+        """Every trial that has ended, by cell and number, as it was assigned, and how it ended."""
         for cell in self.cells.values():
             for trial in self.history(cell):
                 if trial.state.is_finished():
-                    yield self._assignment(cell, trial.number, trial.params), trial.state
+                    yield cell, trial.number, self._assignment(cell, trial.number, trial.params), trial.state
 
     def remaining(self) -> int:
         """How many trials are still to run or to finish."""

@@ -24,6 +24,7 @@ from sweeps.slots.jobs import Jobs
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
 from sweeps.trial import assignment as assignments
+from sweeps.trial.assignment import Assignment
 from sweeps.trial.stages import StageStore
 
 # A proxy takes no CPU from the slots, but Tune wants every trial to take a resource, and one of the driver's node.
@@ -134,19 +135,7 @@ class Record(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         cell, assignment = trial.config["cell"], assignments.unpack(trial.config["job"])
-        recipe = assignment.recipe
-        self.tracker.start(
-            assignment.key,
-            cell=cell,
-            name=f"{trial.config['number']:03d} {cell}",  # the UI shows about 16 characters
-            kind="trial",
-            params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage_key},
-            tags=self.studies.cells[cell].tags,
-        )
-        # Beside the rates themselves: the UI's axes are linear.
-        rates = ("probe_lr", *(one.name for one in self.studies.cells[cell].space.further if one.log))
-        logarithms = {f"log10_{name}": math.log10(getattr(recipe, name)) for name in rates}
-        self.tracker.metrics(assignment.key, 0, logarithms)
+        _begin(self.tracker, self.studies.cells[cell], trial.config["number"], assignment)
         self.listener.started(cell)
 
     def on_trial_result(
@@ -185,6 +174,23 @@ class Record(tune.Callback):
         self.leading[cell.name] = ranked[: self.encoders_kept]
         live = {asked.stage_key for asked in self.studies.live.values()}
         self.store.drop_checkpoints(keep=len(self.studies.cells), live=live)
+
+
+def _begin(tracker: Tracker, cell: Cell, number: int, assignment: Assignment) -> None:
+    """Tells of a trial that begins, or goes on."""
+    recipe = assignment.recipe
+    tracker.start(
+        assignment.key,
+        cell=cell.name,
+        name=f"{number:03d} {cell.name}",  # the UI shows about 16 characters
+        kind="trial",
+        params=recipe.model_dump(mode="json") | {"signature": recipe.signature, "stage": recipe.stage_key},
+        tags=cell.tags,
+    )
+    # Beside the rates themselves: the UI's axes are linear.
+    rates = ("probe_lr", *(one.name for one in cell.space.further if one.log))
+    logarithms = {f"log10_{name}": math.log10(getattr(recipe, name)) for name in rates}
+    tracker.metrics(assignment.key, 0, logarithms)
 
 
 @contextmanager
@@ -227,8 +233,12 @@ def run(
 
 
 def settle(studies: Studies, tracker: Tracker) -> None:
-    """Tells MLflow of trials that Optuna saw end but a killed driver never reported."""
-    for assignment, state in studies.ended():
+    """Tells MLflow of trials that Optuna saw end but a killed driver never reported, or whose lines in the journal are
+    lost.
+    """
+    for cell, number, assignment, state in studies.ended():
+        if state == TrialState.COMPLETE and assignment.key not in tracker.known and assignment.is_done:
+            _begin(tracker, cell, number, assignment)
         if assignment.key not in tracker.begun:
             continue
         if state == TrialState.COMPLETE and assignment.is_done:

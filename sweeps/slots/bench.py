@@ -13,6 +13,7 @@ class Fault(Enum):
     RECIPE = "recipe"  # the trial
     SLOT = "slot"  # the slot, when it happens twice in a row; the job goes to another one
     STORAGE = "storage"  # the sweep, until somebody has mended it; no trial
+    NODE = "node"  # as the slot's, where a slot of another node is up, for the storage may do well there; else as above
     UNCLEAR = "unclear"  # a worker's death, an unknown error: another slot is asked for its opinion
 
 

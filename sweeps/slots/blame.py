@@ -4,7 +4,7 @@ from audioconfit import memory
 from audioconfit.errors import Damaged
 from audioconfit.training import Diverged
 from sweeps import faults
-from sweeps.faults import Halted
+from sweeps.faults import Halted, Unusable
 from sweeps.slots.bench import Fault
 
 # What settings can bring about, beside a GPU whose memory runs out.
@@ -15,6 +15,8 @@ SLOTS_OWN = (ImportError, OSError)
 
 def of(error: BaseException) -> Fault:
     """Whose fault it is."""
+    if isinstance(error, Unusable):
+        return Fault.NODE
     if isinstance(error, Halted | Damaged) or faults.is_full(error):
         return Fault.STORAGE
     if isinstance(error, RECIPES_OWN) or memory.ran_out(error):

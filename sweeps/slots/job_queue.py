@@ -221,6 +221,9 @@ class JobQueue:
         on at the next start; or nothing, and another slot takes it. Each rank may say so; the first one is heard.
         """
         entry = self._entry(job)
+        if fault is Fault.NODE:
+            elsewhere = any(self.nodes.get(other) != self.nodes.get(slot) for other in self._useful())
+            fault = Fault.SLOT if elsewhere else Fault.STORAGE
         if fault is Fault.STORAGE:
             self._log("halt", slot, why)
             self.halted = self.halted or why

@@ -27,7 +27,7 @@ from sweeps.slots.slot import Slot, Work
 
 Value = TypeVar("Value")
 
-HARMLESS = (Fault.RECIPE, Fault.STORAGE)  # after these the process is reusable; after others it is replaced
+HARMLESS = (Fault.RECIPE, Fault.STORAGE, Fault.NODE)  # after these the process is reusable; after others it is replaced
 
 
 def serve(slot: Slot) -> None:
@@ -86,7 +86,7 @@ def _run(job: Job, work: Work, slot: Slot, rank: int, world: int) -> Failure | N
             raise
         traceback.clear_frames(error.__traceback__)
         fault = blame.of(error)
-        said = fault is Fault.STORAGE and not faults.is_full(error)  # in a sentence of its own
+        said = fault in (Fault.STORAGE, Fault.NODE) and not faults.is_full(error)  # in a sentence of its own
         return Failure(str(error) if said else f"{type(error).__name__}: {error}", fault)
     finally:
         gc.collect()

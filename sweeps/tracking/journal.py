@@ -85,22 +85,24 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 class Journal:
     """The events of one sweep, in order; opened where an earlier driver left it.
 
-    `unapplied` are the events that MLflow has not got, with their numbers; `known` the keys of all events before this
-    start; `begun` the keys whose end is not in the journal; `damaged` the lines that cannot be read, and are left out.
+    `unapplied` are the events that MLflow has not got, with their numbers; `known` the keys of all events; `begun` the
+    keys whose end is not in the journal; `damaged` the lines that cannot be read, and are left out; `has_lost` whether
+    there are such, or were more lines when MLflow was told of them.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self._mark = folder / EVENTS, folder / MARK
         self.begun: set[str] = set()
+        self.known: set[str] = set()
         self.damaged: list[int] = []
         lines = self._read()
         self._events = [(number, event) for number, event in enumerate(lines) if event is not None]
         self.written = len(lines)
-        self.applied = min(self._applied(), self.written)
+        marked = self._applied()
+        self.applied, self.has_lost = min(marked, self.written), bool(self.damaged) or marked > self.written
         for _, event in self._events:
             self._note(event)
-        self.known = {event.key for _, event in self._events}
         self.unapplied = [(number, event) for number, event in self._events if number >= self.applied]
         self._writing = threading.Lock()
         self._file = self.path.open("ab", buffering=0)
@@ -166,6 +168,7 @@ class Journal:
             return None
 
     def _note(self, event: Event) -> None:
+        self.known.add(event.key)
         if isinstance(event, Start):
             self.begun.add(event.key)
         elif isinstance(event, End):

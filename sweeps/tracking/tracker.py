@@ -74,8 +74,11 @@ class Tracker:
             why = faults.masked(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
             raise InputError(f"--tracking-uri: MLflow at {faults.masked(uri)} cannot be used ({why}).") from error
         self.journal = Journal(folder)
-        if self.journal.applied and not self._has_runs():
+        is_known = self._has_runs()
+        if self.journal.applied and not is_known:
             self.journal.replay()
+        # Then MLflow may have runs of keys that the journal knows nothing of, and each is looked for.
+        self._has_forgotten = is_known and (self.journal.has_lost or not self.journal.applied)
         self.runs: dict[str, TrackedRun] = {}
         self.failing: str | None = None  # why MLflow takes nothing just now
         self.problems = [
@@ -93,6 +96,11 @@ class Tracker:
     def begun(self) -> set[str]:
         """The keys of runs that have begun and whose end was not reported."""
         return self.journal.begun
+
+    @property
+    def known(self) -> set[str]:
+        """The keys of all runs that were ever reported, as far as the journal has its lines."""
+        return self.journal.known
 
     # What the sweep reports.
 
@@ -247,7 +255,7 @@ class Tracker:
         """The run of a key: known, found in MLflow (a restarted trial goes on in it), or created."""
         if key in self.runs:
             return self.runs[key]
-        found = self._found(key) if key in self._perhaps_there else None
+        found = self._found(key) if self._has_forgotten or key in self._perhaps_there else None
         if found is not None:
             self.client.update_run(found.info.run_id, status="RUNNING")
             if identity.TAG not in found.data.tags:  # from now on it is nobody else's

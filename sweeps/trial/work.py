@@ -17,7 +17,7 @@ from audioconfit.recipe import Recipe
 from audioconfit.results import Result
 from audioconfit.training import HEARTBEAT_SECONDS
 from sweeps import faults
-from sweeps.faults import Halted
+from sweeps.faults import Halted, Unusable
 from sweeps.slots.slot import Tell
 from sweeps.trial import listening
 from sweeps.trial.assignment import LAYERS, PREDICTIONS, PROBE, RESULT, Assignment
@@ -29,7 +29,8 @@ def work(assignment: Assignment, tell: Tell) -> None:
     """Stage 1 (or its stored result), then the probe; the confirmation also reads test.
 
     Raises:
-        Halted: this node does not see the sweep's storage, or cannot read or write there.
+        Halted: the storage is full, or holds other recordings by now.
+        Unusable: this node does not see the sweep's storage, or cannot read or write there.
     """
     with faults.watched(assignment.root, assignment.prepared):
         _work(assignment, tell)
@@ -38,7 +39,7 @@ def work(assignment: Assignment, tell: Tell) -> None:
 def _work(assignment: Assignment, tell: Tell) -> None:
     usage, started = Usage(), time.monotonic()
     if not assignment.prepared.is_dir():  # a node that joined after the sweep began
-        raise Halted(faults.not_shared(assignment.prepared, socket.gethostname()))
+        raise Unusable(faults.not_shared(assignment.prepared, socket.gethostname()))
     waveforms, store, recipe = _prepared(assignment), StageStore(assignment.root), assignment.recipe
     cached = ranks.agree(_is_stored(assignment, store))
     if not cached and not _stage_one(assignment, waveforms, store, tell, usage):

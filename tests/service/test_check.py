@@ -11,6 +11,7 @@ from frozen_runs import begun, run
 from optuna.trial import FrozenTrial, TrialState
 
 from audioconfit import files
+from audioconfit.errors import InputError
 from sweeps import check, identity
 from sweeps.request import resuming, searched
 from sweeps.request.cells import Cell
@@ -62,9 +63,9 @@ def search(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
     return studies.history(cell)
 
 
-def opened(folder: Path, cell: Cell = CELL) -> Studies:
+def opened(folder: Path, cell: Cell = CELL, *, retry_failed: bool = False) -> Studies:
     where = {"sweep": identity.of(folder, begun=True), "storage": open_storage(f"sqlite:///{folder / 'optuna.db'}")}
-    return Studies([cell], budget=Budget(9), root=folder, shared=False, **where)
+    return Studies([cell], budget=Budget(9), root=folder, shared=False, retry_failed=retry_failed, **where)
 
 
 def said(trials: list[FrozenTrial]) -> list[object]:
@@ -102,12 +103,33 @@ def test_studies_are_written_anew_from_the_journal(
     assert again.remaining() == 3
 
 
+def test_studies_that_are_written_anew_know_which_trials_repeat_failed_ones(tmp_path: Path) -> None:
+    """Else they would count for `--trials`, and the failed ones would be run again at every request."""
+    folder = tmp_path / "try"
+    search(folder)
+    studies, log = opened(folder, retry_failed=True), Journal(folder / "tracking")
+    for name in ("went on", "again"):
+        asked = studies.start(name)
+    assert asked is not None
+    params = {name: str(value) for name, value in CELL.recipe(asked.trial.params).model_dump(mode="json").items()}
+    log.write(Start(CELL.key(7), 4, CELL.name, CELL.key(7), params, {"kind": "trial"}), lambda *_: None)
+    log.close()
+    left = studies.remaining() + len(studies.live)
+    (folder / "optuna.db").unlink()
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    rebuilt = opened(folder, retry_failed=True)
+    assert [one.user_attrs.get("again") for one in rebuilt.history(CELL)] == [None] * 7 + [4]
+    assert rebuilt.remaining() == left
+
+
 def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) -> None:
     folder = tmp_path / "try"
     search(folder)
     before = [(folder / name).read_text() for name in (resuming.RECORD, identity.RECORD)]
     for name in (resuming.RECORD, identity.RECORD, resuming.CONDUCT):
         (folder / name).write_text("")
+    with pytest.raises(InputError, match=r"identity\.json is damaged.*check\.py .* --repair writes it anew"):
+        identity.of(folder, begun=True)
     assert check.main([str(tmp_path)]) == 1
     assert check.main([str(tmp_path), "--repair"]) == 0
     resuming.reconcile(folder, [CELL])

@@ -81,7 +81,7 @@ def test_a_storage_that_takes_no_stage_or_no_result_halts_and_ends_no_trial(home
     (made.root / place).touch()
     with pytest.raises(Halted, match=r"The storage cannot be used on .*run the same command again") as halted:
         run(made)
-    assert blame.of(halted.value) is Fault.STORAGE
+    assert blame.of(halted.value) is Fault.NODE
     (made.root / place).unlink()
     run(made)
     assert made.is_done

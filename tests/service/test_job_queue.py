@@ -15,7 +15,7 @@ from hypothesis import strategies as draw
 from audioconfit.errors import Damaged, InputError
 from audioconfit.training import Diverged
 from sweeps import faults
-from sweeps.faults import Halted
+from sweeps.faults import Halted, Unusable
 from sweeps.slots import blame
 from sweeps.slots.bench import Fault
 from sweeps.slots.job_queue import ATTEMPTS, CANCELLED, DONE, Job, JobQueue, RankProcess
@@ -144,7 +144,8 @@ def test_the_queue_does_not_read_the_wall_clock(monkeypatch: pytest.MonkeyPatch)
         (OSError(errno.ENOSPC, "No space left on device"), Fault.STORAGE),
         (RuntimeError("database or disk is full"), Fault.STORAGE),
         (Damaged("Parts are damaged."), Fault.STORAGE),
-        (Halted("The storage cannot be used."), Fault.STORAGE),
+        (Halted("The recordings have changed."), Fault.STORAGE),
+        (Unusable("The storage cannot be used."), Fault.NODE),
         (RuntimeError("CUDA error: an illegal memory access"), Fault.UNCLEAR),
         (KeyError("x"), Fault.UNCLEAR),
     ],
@@ -204,6 +205,38 @@ def test_a_slots_fault_hands_the_job_on_and_two_in_a_row_bench_the_slot() -> Non
             assert await taken(queue, "good") == key
             await queue.finish("good", queue.jobs[key].job)
         assert {entry.end for entry in queue.ended.values()} == {DONE}
+
+    asyncio.run(run())
+
+
+def test_a_node_that_cannot_use_the_storage_is_benched_and_the_last_such_node_halts_the_sweep() -> None:
+    async def run() -> None:
+        queue = queue_of("bad")
+        queue.slots |= queue_of("good").slots
+        queue.nodes = {"bad": "a", "good": "b"}
+        submit(queue, JOB, OTHER)
+        for key in ("trial", "other"):
+            assert await taken(queue, "bad") == key
+            await queue.fail("bad", queue.jobs[key].job, Fault.NODE, "The storage cannot be used on a.")
+        assert await taken(queue, "bad") is None
+        status = await queue.status()
+        assert status.benched == {"bad": "The storage cannot be used on a., 2 times in a row"}
+        assert status.halted is None
+        assert await taken(queue, "good") == "trial"
+        await queue.fail("good", JOB, Fault.NODE, "The storage cannot be used on b.")
+        assert (await queue.status()).halted == "The storage cannot be used on b."
+        assert not [entry.end for entry in queue.ended.values() if entry.end != CANCELLED]
+
+    asyncio.run(run())
+
+
+def test_a_slot_of_the_same_node_is_no_other_node() -> None:
+    async def run() -> None:
+        queue = queue_of("one", "two", node="a")
+        submit(queue, JOB)
+        await taken(queue, "one")
+        await queue.fail("one", JOB, Fault.NODE, "The storage cannot be used on a.")
+        assert (await queue.status()).halted == "The storage cannot be used on a."
 
     asyncio.run(run())
 

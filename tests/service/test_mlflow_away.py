@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from audioconfit.errors import InputError
 from sweeps import grid
 from sweeps.identity import Identity
-from sweeps.tracking import server
+from sweeps.tracking import journal, server
 from sweeps.tracking import tracker as tracking
 from sweeps.tracking.journal import Outcome
 from sweeps.tracking.tracker import Tracker
@@ -75,6 +75,24 @@ def test_a_server_that_comes_back_in_mid_sweep_gets_everything(
     tracker.close()
     assert (told(tracker, "t"), told(tracker, "u")) == ([1.0, 0.5], [1.0, 0.5])
     assert (tracker.problems, tracker.failing) == ([], None)
+
+
+@pytest.mark.parametrize("how", ["zeroed in place", "halved", "emptied", "mended"])
+def test_a_journal_that_has_lost_lines_makes_no_run_twice(uri: str, tmp_path: Path, how: str) -> None:
+    """MLflow has runs of keys that the journal knows nothing of any more."""
+    sweep = Identity(f"lost-{how.partition(' ')[0]}", "0123456789ab")
+    tracker = Tracker(uri, sweep, tmp_path)
+    tell(tracker, "t")
+    tracker.close()
+    content = (tmp_path / journal.EVENTS).read_bytes()
+    left = {"zeroed in place": bytes(len(content) - 1) + b"\n", "halved": content[: len(content) // 2]}
+    (tmp_path / journal.EVENTS).write_bytes(left.get(how, b""))
+    if how == "mended":  # as check.py leaves it
+        (tmp_path / journal.MARK).write_text("0")
+    again = Tracker(uri, sweep, tmp_path)
+    tell(again, "t")
+    again.close()
+    assert told(again, "t") == [1.0, 0.5]
 
 
 def test_one_that_stays_away_is_waited_for_no_longer_and_the_next_start_sends_the_rest(

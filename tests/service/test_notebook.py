@@ -48,9 +48,11 @@ def test_words_are_the_flags_with_underscores() -> None:
         "set": {"mining": "hardest", "augment": ["gain", "noise"], "layer_drop": True},
         "patience": 60,
         "lr": None,
+        "chunks": 0.5,
     }
     typed = ["--datasets", "one,two", "--backbones", "wav2vec2-random", "--batch-sizes", "8,16", "--no-early-stopping"]
     typed += ["--set", "mining=hardest", "--set", "augment=gain,noise", "--set", "layer_drop=true", "--patience", "60"]
+    typed += ["--chunks", "0.5"]
     assert flags.of(asked, {}) == flags.parse(typed, {})
 
 
@@ -59,3 +61,5 @@ def test_a_word_that_is_no_flag_and_a_value_that_is_none_are_refused() -> None:
         sweeps.run(datasets="tones", bakbones="wav2vec2")
     with pytest.raises(InputError, match="--trials 0"):
         sweeps.run(datasets="tones", trials=0)
+    with pytest.raises(InputError, match=r"--backbones \{\}: This is neither a word nor a list of words"):
+        sweeps.run(datasets="tones", backbones={})
