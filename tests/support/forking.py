@@ -82,6 +82,8 @@ class Forks:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def start(self, do: str, said: Path, **words: Any) -> Child:
         """A child that does it; what it prints goes to the end of `said`."""
