@@ -35,7 +35,7 @@ from sweeps.slots import job_queue, pool, supervisor, worker
 from sweeps.slots import jobs as client
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool
-from sweeps.slots.slot import Slot, Tell
+from sweeps.slots.slot import Slot, Tell, place
 from sweeps.trial import work as trials
 from sweeps.trial.assignment import Assignment
 
@@ -154,8 +154,7 @@ class Threads(Pool):
     """The pool, whose Train runs are threads."""
 
     def _trainer(self, name: str) -> Any:
-        work = self.work.__module__, self.work.__name__
-        return Run(Slot(self.jobs, name, work, pool.RECYCLE_AFTER), self.closing)
+        return Run(Slot(self.jobs, name, place(self.work), pool.RECYCLE_AFTER), self.closing)
 
 
 def _pause() -> float:
