@@ -49,12 +49,22 @@ class DurableStudy:
             self.study.enqueue_trial(dict(params))
 
     def ask(self, distributions: dict[str, BaseDistribution], sampler: BaseSampler) -> Trial:
-        """The next trial, stored whole."""
+        """The next trial, stored whole; one that was put back comes before any new one."""
         self.study.sampler = sampler
         trial = self.study.ask(distributions)
+        if trial.number < self.stored:
+            self.storage.set_trial_state_values(self._id(trial.number), TrialState.RUNNING)
+            return trial
         whole = self.study.get_trials(deepcopy=False)[trial.number]
         self._store(whole)
         return trial
+
+    def put_back(self, trial: Trial) -> None:
+        """A trial that has not begun waits to be asked for again, at its point and under its number."""
+        self.storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
+        here = self.memory.get_study_id_from_name(self.study.study_name)
+        number = self.memory.get_trial_id_from_study_id_trial_number(here, trial.number)
+        self.memory.set_trial_state_values(number, TrialState.WAITING)
 
     def repeat(self, trial: FrozenTrial, **attributes: Any) -> None:
         """Asks for an ended trial's point once more."""

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,12 @@ LONGEST_REASON = 200  # characters
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that its cell's study proposed, and the key of its stage 1."""
+    """A trial that its cell's study proposed, the key of its stage 1, and whether it waits for that and never began."""
 
     cell: Cell
     trial: optuna.trial.Trial
     stage_key: str
+    is_ahead: bool = False
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -73,7 +74,7 @@ def _distribution(one: Searched) -> BaseDistribution:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: trials per cell, hours after which none is added, and when a cell has converged."""
+    """When a search ends: trials per cell, hours after which none begins, and when a cell has converged."""
 
     trials: int
     hours: float | None = None
@@ -130,7 +131,10 @@ class Studies:
             _asked(self.cells[name], trial) for name, study in self.studies.items() for trial in study.running()
         ]
         self.hopeless = {name: why for name, cell in self.cells.items() if (why := _hopeless(self.history(cell)))}
-        self.asked = {name: len(self.history(cell)) for name, cell in self.cells.items()}
+        self.asked = {
+            name: sum(trial.state != TrialState.WAITING for trial in study.trials)
+            for name, study in self.studies.items()
+        }
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
     def start(self, name: str) -> Asked | None:
@@ -190,7 +194,15 @@ class Studies:
 
     def remaining(self) -> int:
         """How many trials are still to run or to finish."""
-        return sum(self._left(name) for name in self.cells) + len(self.held)
+        return sum(self._left(name) for name in self.cells) + len(self._held())
+
+    def put_back(self) -> None:
+        """Trials that wait for a stage in cells whose search is over are asked again when it goes on."""
+        goes_on = self._held()
+        for asked in self.held:
+            if asked not in goes_on:
+                self.studies[asked.cell.name].put_back(asked.trial)
+        self.held = goes_on
 
     def history(self, cell: Cell) -> list[FrozenTrial]:
         """All trials of a cell, in order."""
@@ -217,14 +229,22 @@ class Studies:
             micro_batch=self.micro_batch,
         )
 
+    def _is_over(self, name: str) -> bool:
+        """Whether no trial of a cell begins any more, whatever its number of trials."""
+        hours, converged = self.budget.hours, self.budget.converged
+        return (
+            name in self.hopeless
+            or (hours is not None and time.monotonic() - self.began > 3600 * hours)
+            or (converged is not None and self.stale[name] >= converged)
+        )
+
+    def _held(self) -> list[Asked]:
+        """The held trials that may begin, or have begun."""
+        return [asked for asked in self.held if not (asked.is_ahead and self._is_over(asked.cell.name))]
+
     def _left(self, name: str) -> int:
         """How many more trials a cell may ask for."""
-        hours, converged = self.budget.hours, self.budget.converged
-        if name in self.hopeless:
-            return 0
-        if hours is not None and time.monotonic() - self.began > 3600 * hours:
-            return 0
-        if converged is not None and self.stale[name] >= converged:
+        if self._is_over(name):
             return 0
         trials = self.budget.trials
         if self.sampler == samplers.GRID:
@@ -242,15 +262,15 @@ class Studies:
         of what those before it reach, and counts for the budget.
         """
         busy = {asked.stage_key for asked in self.live.values()}
-        asked = next((asked for asked in self.held if asked.stage_key not in busy), None)
+        asked = next((asked for asked in self._held() if asked.stage_key not in busy), None)
         if asked is not None:
             self.held.remove(asked)
-            return asked
-        while len(self.held) < 3 + len(self.live) // 4:
+            return replace(asked, is_ahead=False)
+        while len(self._held()) < 3 + len(self.live) // 4:
             asked = self._ask()
             if asked is None or asked.stage_key not in busy:
                 return asked
-            self.held.append(asked)
+            self.held.append(replace(asked, is_ahead=True))
         return None
 
     def _ask(self) -> Asked | None:

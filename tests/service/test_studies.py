@@ -156,6 +156,48 @@ def test_a_converged_cell_asks_no_more(tmp_path: Path) -> None:
     assert search.remaining() == 0
 
 
+@pytest.mark.parametrize("place", ["sqlite:///{}/optuna.db", "journal:{}/optuna.log"])
+@pytest.mark.parametrize("over", ["converged", "hours", "hopeless"])
+def test_a_trial_that_waits_for_a_stage_does_not_begin_once_its_search_is_over_and_is_asked_first_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str, place: str
+) -> None:
+    own = {"sweep": makers.IDENTITY, "storage": open_storage(place.format(tmp_path)), "shared": False}
+    cells, budget = [makers.cell()], Budget(trials=12, hours=1.0, converged=3 if over == "converged" else None)
+    search = Studies(cells, budget=budget, root=tmp_path, **own)
+    for number in range(5):
+        search.start(str(number))
+    waiting = [asked.trial.params for asked in search.held]
+    assert len(search.live) == len(waiting) == 4
+    if over == "hours":
+        monkeypatch.setattr(search, "began", search.began - 3601.0)
+    failed = {"failed": "x"} if over == "hopeless" else None
+    if over == "hopeless":
+        monkeypatch.setattr("sweeps.search.studies.HOPELESS_TRIALS", 4)
+    for number, name in enumerate(list(search.live)):  # the first one is the best
+        search.finish(name, failed or {"ended": True, "valid_score": 1.0 - number / 10, "cost": 1.0})
+    assert search.remaining() == 0
+    assert search.start("late") is None
+    search.put_back()
+    if over == "hopeless":
+        assert Studies(cells, budget=budget, root=tmp_path, **own).remaining() == 0
+        return
+
+    again = Studies(cells, budget=Budget(trials=12), root=tmp_path, **own)
+    assert again.remaining() == 8  # twelve in all, though four of these were asked before
+    asked = []
+    for number in range(8):
+        one = again.start(str(number))
+        assert one is not None
+        asked.append((one.trial.number, one.trial.params))
+        again.finish(str(number), {"ended": True, "valid_score": 0.1, "cost": 1.0})
+    assert asked[:4] == list(zip(range(4, 8), waiting, strict=True))
+    assert [number for number, _ in asked] == list(range(4, 12))
+    assert again.remaining() == 0
+    (study,) = again.studies.values()
+    stored = study.storage.get_all_trials(study.id)
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * 12
+
+
 def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) -> None:
     search = Studies(
         [makers.cell(epochs=12)],
