@@ -1,5 +1,5 @@
-"""Soak: memory, databases and time of a sweep of very many trials that take no time: `SOAK_TRIALS=10000 pytest -m
-benchmark -s tests/benchmarks/test_soak.py`.
+"""Soak: memory, databases and time of a sweep of very many trials that take no time: `SOAK_TRIALS=10000 SOAK_CELLS=100
+SOAK_SLOTS=500 pytest -m benchmark -s tests/benchmarks/test_soak.py`.
 
 Studies, Optuna and MLflow on SQLite, journal, job queue, client, pool and the loop of a slot are the real ones, in one
 process and without Ray's (tests/support/without_ray.py), so that what grows is ours. sweeps/README.md has the figures.
@@ -27,7 +27,9 @@ from sweeps.tracking.tracker import Tracker
 from sweeps.trial.stages import StageStore
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
-TRIALS, CELLS = int(os.environ.get("SOAK_TRIALS", "500")), 5
+TRIALS, CELLS, SLOTS = (
+    int(os.environ.get(f"SOAK_{name}", usual)) for name, usual in (("TRIALS", 500), ("CELLS", 5), ("SLOTS", 1))
+)
 MOST_MB = 25.0  # in 1000 trials
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,9 +64,9 @@ def test_many_trials_grow_nothing_but_the_disk(tmp_path: Path, monkeypatch: pyte
         1,
     )
     jobs = Jobs.start()
-    pool = without_ray.Threads(jobs, toys.trial, slots=1, shape=SlotShape(), storage=tmp_path / "train")
+    pool = without_ray.Threads(jobs, toys.trial, slots=SLOTS, shape=SlotShape(), storage=tmp_path / "train")
     began = time.perf_counter()
-    without_ray.search(studies, record, jobs, slots=1, storage=tmp_path, halt=pytest.fail)
+    without_ray.search(studies, record, jobs, slots=SLOTS, storage=tmp_path, halt=pytest.fail)
     assert tracker.flush(600)
     seconds = time.perf_counter() - began
     pool.close()
@@ -74,7 +76,7 @@ def test_many_trials_grow_nothing_but_the_disk(tmp_path: Path, monkeypatch: pyte
     spent = np.diff([cpu for _, cpu in record.ends]) * 1000
     tenth = TRIALS // 10
     slope = np.polyfit(np.arange(tenth, TRIALS) / 1000, record.memory[tenth:], 1)[0]
-    heading.show(f"{TRIALS} trials of {CELLS} cells on one slot, {seconds:.0f} s")
+    heading.show(f"{TRIALS} trials of {CELLS} cells, {SLOTS} slots, {seconds:.0f} s")
     print(f"memory: {record.memory[tenth]:.0f} MB after a tenth, {record.memory[-1]:.0f} MB at the end, slope", end=" ")
     print(f"{slope:.1f} MB in 1000 trials")
     print(f"CPU per trial: {spent[:tenth].mean():.1f} ms in the first tenth, {spent[-tenth:].mean():.1f} in the last")
