@@ -15,15 +15,6 @@ for variable in ("AUDIOCONFIT_STORAGE", "AUDIOCONFIT_OPTUNA_STORAGE", "MLFLOW_TR
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A process of the tests takes whole files, for their fixtures' sake, and one takes all that share a Ray."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            shared = "local_ray" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two CPUs. Its workers can import the test modules, where the toys that they run live."""

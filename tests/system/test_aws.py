@@ -25,7 +25,6 @@ from drivers import ROOT
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("machines"),  # their addresses are the same
     pytest.mark.timeout(1800),
     pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not())),
 ]

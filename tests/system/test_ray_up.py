@@ -27,7 +27,6 @@ from sweeps.search.studies import STARTUP_TRIALS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("machines"),  # their addresses are the same
     pytest.mark.timeout(1200),
     pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not())),
 ]
