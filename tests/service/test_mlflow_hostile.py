@@ -148,7 +148,7 @@ def test_one_that_is_slow_gets_everything_and_what_waits_at_the_end_is_said(prox
 def test_one_that_is_slower_than_anybody_waits_is_named_at_the_plan(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 9.0, 9.0]).__next__)
     proxy.mood = "slow"
     with pytest.raises(InputError, match="does not answer"):
