@@ -2,7 +2,6 @@
 is refused afterwards leaves nothing behind.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 import uuid
 from pathlib import Path
 
+import drivers
 import makers
 import pytest
 
@@ -104,7 +104,7 @@ def left(mark: str) -> list[str]:
 def test_what_ends_early_ends_the_ray_that_had_a_head_start(end: str, tmp_path: Path) -> None:
     data = makers.tones(tmp_path / "tones", classes=2, clips=1)  # too few to be split, which is seen late
     mark = f"AUDIOCONFIT_MARK={uuid.uuid4()}"
-    environment = {**os.environ, **dict([mark.split("=")]), "RAY_ADDRESS": "local"}
+    environment = drivers.environment(**dict([mark.split("=")]))
     command = [
         sys.executable,
         str(ROOT / "sweeps/grid.py"),
