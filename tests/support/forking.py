@@ -57,7 +57,8 @@ class Child:
     def tell(self, number: signal.Signals) -> None:
         """A signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has, and its end is not said yet
+                os.kill(self.pid, number)
 
     def words(self) -> str:
         return self.said.read_text()
