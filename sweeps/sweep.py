@@ -226,7 +226,6 @@ class Sweep:
         tuning.run(self.studies, record, jobs, slots=most, storage=self.plan.folder / "tune", halt=self._halt)
         if self.studies.interrupted.is_set():
             raise Interrupted
-        self.studies.put_back()
 
     def _race(self) -> tuple[dict[str, Race], dict[str, str]]:
         """The races of all tasks side by side, fold by fold; and why some runs failed."""

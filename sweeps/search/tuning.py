@@ -230,6 +230,8 @@ def run(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # nothing to save, 5 ms to save it
         ),
     ).fit()
+    with _room(studies, halt):
+        studies.put_back()
 
 
 def settle(studies: Studies, tracker: Tracker) -> None:
