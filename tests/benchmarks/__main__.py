@@ -1,9 +1,10 @@
-"""What people would use instead, in one table: `python -m tests.benchmarks OUT [--rounds 5]`, four minutes of one core.
+"""What people would use instead, in one table: `python -m tests.benchmarks OUT [--rounds 5]`, five minutes of one core.
 
 Each row times our part and its peers in turns, in CPU seconds of one thread, which neighbours on the machine stretch
-less than the clock: medians, and of the ratio its median and spread over the rounds. Into OUT/peers.json with hardware,
-load, versions and commit, and OUT/peers.md as a table. A peer that is not installed is left out by name. --gpu makes
-the table of a GPU (tests/gpu/benchmark.py); that of the service is test_overhead.py's and test_sharing.py's.
+less than the clock: medians, and of the ratio its median and spread over the rounds. `loaders` alone goes by the clock,
+for its peers decode in processes beside that thread. Into OUT/peers.json with hardware, load, versions and commit, and
+OUT/peers.md as a table. A peer that is not installed is left out by name. --gpu makes the table of a GPU
+(tests/gpu/benchmark.py); that of the service is test_overhead.py's and test_sharing.py's.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from audioconfit.features import Features
 from audioconfit.training import Settings
 
 ROWS, SECONDS, STEPS = 16, 1.0, 8  # of a step; steps an epoch
+LOADERS = 0, 1, 2  # processes that decode
 PLAIN = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0}
 # The shapes of the packaged backbones and of the random ones.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -62,7 +64,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 PEERS = ("torch", "transformers", "accelerate", "pytorch-metric-learning", "scikit-learn", "librosa", "numpy")
 
-Timed = Callable[[], float]  # its CPU seconds
+Timed = Callable[[], float]  # its CPU seconds, or those of the clock
+Now = Callable[[], float]
 
 
 @dataclass
@@ -103,7 +106,7 @@ class Table:
         (self.folder / "peers.json").write_text(
             json.dumps({"environment": self.about, "rows": self.rows, "left out": self.left_out}, indent=1)
         )
-        lines = ["| what | ours, CPU ms | beside | its CPU ms | times as fast (spread) |", "|---|---|---|---|---|"]
+        lines = ["| what | ours, ms | beside | its ms | times as fast (spread) |", "|---|---|---|---|---|"]
         for row in self.rows:
             lines.append(
                 "| {what} | {ours_ms:.1f} | {peer} | {peer_ms:.1f} | {ratio:.2f} ({least:.2f} to {most:.2f}) |".format(
@@ -125,67 +128,106 @@ def timed(run: Callable[[], object]) -> Timed:
 
 def steps(table: Table, scratch: Path) -> None:
     """FineTune beside Hugging Face's Trainer, SpeechBrain's recipe and a plain loop over a DataLoader, all of the same
-    network and clips.
+    network and clips, in CPU seconds.
     """
     files, labels, classes = rival.written(scratch / "clips", rows=ROWS, seconds=SECONDS, steps=STEPS)
-    kinds = {"decoding": False, "cached": True}
-    recordings = {
-        kind: rival.Recordings(files, labels, round(SECONDS * rival.RATE), cached=cached)
-        for kind, cached in kinds.items()
-    }
+    kinds = {kind: recorded(files, labels, cached=kind == "cached") for kind in ("decoding", "cached")}
+    for name, shape in SHAPES.items():
+        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(kinds[kind], classes, shape) for kind in kinds}
+        peers["SpeechBrain's_recipe,_decoding"] = recipe(files, labels, classes, shape)
+        if has_trainer(table):
+            peers |= {f"Hugging_Face_Trainer,_{kind}": trainer(kinds[kind], classes, shape) for kind in kinds}
+        table.compare(f"a step of {ROWS} x {SECONDS:g} s, {name}", finetuned(files, labels, classes, shape), **peers)
+
+
+def loaders(table: Table, scratch: Path) -> None:
+    """The same, with processes beside the one thread that decode for the peers: by the clock."""
+    files, labels, classes = rival.written(scratch / "clips", rows=ROWS, seconds=SECONDS, steps=STEPS)
+    recordings = recorded(files, labels, cached=False)
+    for name, shape in SHAPES.items():
+        by_clock = finetuned(files, labels, classes, shape, now=time.perf_counter)
+        peers = {
+            f"a_plain_PyTorch_loop,_{workers}_workers": plain(recordings, classes, shape, workers, time.perf_counter)
+            for workers in LOADERS
+        }
+        if has_trainer(table):
+            peers |= {
+                f"Hugging_Face_Trainer,_{workers}_workers": trainer(
+                    recordings, classes, shape, workers, time.perf_counter
+                )
+                for workers in LOADERS
+            }
+        table.compare(f"by the clock, a step of {ROWS} x {SECONDS:g} s, {name}", by_clock, **peers)
+
+
+def recorded(files: list[Path], labels: list[int], *, cached: bool) -> rival.Recordings:
+    return rival.Recordings(files, labels, round(SECONDS * rival.RATE), cached=cached)
+
+
+def has_trainer(table: Table) -> bool:
+    try:
+        metadata.version("accelerate")
+    except metadata.PackageNotFoundError:
+        table.left_out["Hugging Face Trainer"] = "accelerate is not installed"
+        return False
+    return True
+
+
+def finetuned(
+    files: list[Path], labels: list[int], classes: int, shape: dict[str, Any], now: Now = time.process_time
+) -> Timed:
+    """A step of FineTune."""
     waveforms = {str(file): (soundfile.read(file, dtype="int16"))[0] for file in files}
     names = tuple(map(str, range(classes)))
     clips = [Clip(str(file), file, (names[label],)) for file, label in zip(files, labels, strict=True)]
 
-    def ours(shape: dict[str, Any]) -> Timed:
-        def once() -> float:
-            config = transformers.Wav2Vec2Config(**shape)
-            encoder, ends = Encoder("peer", transformers.Wav2Vec2Model(config)), []
-            batches = Batches(waveforms, clips, names, batch_size=ROWS, chunk_seconds=SECONDS, seed=0)
+    def once() -> float:
+        config = transformers.Wav2Vec2Config(**shape)
+        encoder, ends = Encoder("peer", transformers.Wav2Vec2Model(config)), []
+        batches = Batches(waveforms, clips, names, batch_size=ROWS, chunk_seconds=SECONDS, seed=0)
 
-            def report(epoch: int, metrics: dict[str, float]) -> bool:
-                if metrics:
-                    ends.append(time.process_time())
-                return True
+        def report(epoch: int, metrics: dict[str, float]) -> bool:
+            if metrics:
+                ends.append(now())
+            return True
 
-            finetune.train(encoder, batches, Settings(lr=1e-5, epochs=3, seed=0, micro_batch=None, report=report))
-            return (ends[-1] - ends[0]) / (2 * len(batches))
+        finetune.train(encoder, batches, Settings(lr=1e-5, epochs=3, seed=0, micro_batch=None, report=report))
+        return (ends[-1] - ends[0]) / (2 * len(batches))
 
-        return once
-
-    def trainer(shape: dict[str, Any], kind: str) -> Timed:
-        def once() -> float:
-            clock = rival.Clock(rival.WARM + 2 * STEPS, time.process_time)
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it reached
-                rival.train(recordings[kind], classes, ROWS, clock, False, 0, shape, cpu=True)
-            return clock.seconds
-
-        return once
-
-    for name, shape in SHAPES.items():
-        peers = {f"a_plain_PyTorch_loop,_{kind}": plain(recordings[kind], classes, shape) for kind in kinds}
-        peers["SpeechBrain's_recipe,_decoding"] = recipe(files, labels, classes, shape)
-        try:
-            metadata.version("accelerate")
-            peers |= {f"Hugging_Face_Trainer,_{kind}": trainer(shape, kind) for kind in kinds}
-        except metadata.PackageNotFoundError:
-            table.left_out["Hugging Face Trainer"] = "accelerate is not installed"
-        table.compare(f"a step of {ROWS} x {SECONDS:g} s, {name}", ours(shape), **peers)
+    return once
 
 
-def plain(recordings: rival.Recordings, classes: int, shape: dict[str, Any]) -> Timed:
+def trainer(
+    recordings: rival.Recordings, classes: int, shape: dict[str, Any], workers: int = 0, now: Now = time.process_time
+) -> Timed:
+    """A step of Hugging Face's Trainer."""
+
+    def once() -> float:
+        clock = rival.Clock(rival.WARM + 2 * STEPS, now)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it reached
+            rival.train(recordings, classes, ROWS, clock, False, workers, shape, cpu=True)
+        return clock.seconds
+
+    return once
+
+
+def plain(
+    recordings: rival.Recordings, classes: int, shape: dict[str, Any], workers: int = 0, now: Now = time.process_time
+) -> Timed:
     """A step of a plain PyTorch loop."""
 
     def once() -> float:
         model = rival.classifier(classes, shape).train()
         adam = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        parallel: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        loader = DataLoader(recordings, batch_size=ROWS, shuffle=True, drop_last=True, **parallel)
         ends = []
         for _ in range(3):
-            for batch in DataLoader(recordings, batch_size=ROWS, shuffle=True, drop_last=True):
+            for batch in loader:
                 adam.zero_grad()
                 model(**batch).loss.backward()
                 adam.step()
-            ends.append(time.process_time())
+            ends.append(now())
         return (ends[-1] - ends[0]) / (2 * (len(recordings) // ROWS))
 
     return once
@@ -292,7 +334,14 @@ def decoding(table: Table, scratch: Path) -> None:
     table.compare("40 clips of 2 s decoded and resampled", timed(ours), librosa=timed(theirs))
 
 
-PARTS = {"steps": steps, "contrast": contrast, "probes": probes, "stack": stack, "decoding": decoding}
+PARTS = {
+    "steps": steps,
+    "loaders": loaders,
+    "contrast": contrast,
+    "probes": probes,
+    "stack": stack,
+    "decoding": decoding,
+}
 
 
 def main() -> None:

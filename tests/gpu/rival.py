@@ -107,6 +107,7 @@ def train(
                 learning_rate=1e-5,
                 bf16=bf16,
                 dataloader_num_workers=workers,
+                dataloader_persistent_workers=workers > 0,
                 dataloader_drop_last=True,
                 remove_unused_columns=False,
                 save_strategy="no",
