@@ -8,7 +8,7 @@ from audioconfit.encoders import adapters
 from audioconfit.errors import InputError
 from audioconfit.recipe import Recipe
 
-LORA_RANK = Recipe.model_fields["lora_rank"].default
+USUAL = {name: field.default for name, field in Recipe.model_fields.items()}
 
 
 def check(recipe: Recipe, waveforms: Waveforms) -> None:
@@ -72,8 +72,22 @@ def _check_training(recipe: Recipe) -> None:
         raise InputError(
             f"Setting freeze={recipe.freeze}: {recipe.backbone} has {count} layers; choose {count} or fewer, or conv."
         )
+    if recipe.warmup is not None and recipe.warmup_steps != USUAL["warmup_steps"]:
+        raise InputError(
+            f"Setting warmup_steps={recipe.warmup_steps} changes nothing with warmup={recipe.warmup:g}, a share of all "
+            "steps in their place; leave one of the two."
+        )
+    is_read = recipe.method != "pairtune" or recipe.mining == "multi_similarity"
+    if not is_read and recipe.margin != USUAL["margin"]:
+        raise InputError(
+            f"Setting margin={recipe.margin:g} changes nothing with mining={recipe.mining}; leave one of the two."
+        )
+    _check_adapters(recipe, count)
+
+
+def _check_adapters(recipe: Recipe, count: int) -> None:
     if recipe.tune == "full":
-        if recipe.lora_rank != LORA_RANK:
+        if recipe.lora_rank != USUAL["lora_rank"]:
             raise InputError(f"Setting lora_rank={recipe.lora_rank} changes nothing without tune=lora; set that too.")
         return
     adapters.check()

@@ -138,9 +138,12 @@ def _task(corpus: Corpus, plan: Plan, console: Console, map: Map | None) -> Task
     for note in (*waveforms.corpus.notes, *_copies(waveforms.corpus)):
         console.print(f"[dim]{escape(f'{corpus.name}: {note}')}[/dim]")
     split = splits.split(waveforms.corpus, protocol=plan.protocol)
-    if plan.refit and plan.probe != "adam":
+    if plan.refit and "lbfgs" in {
+        plan.probe,
+        *(kind for one in plan.searched if one.name == "probe" for kind in one.choices),
+    }:
         raise InputError(
-            "--refit leaves no clips for the penalty of --probe lbfgs, which must be chosen on clips that were not "
+            "--refit leaves no clips for the penalty of probe=lbfgs, which must be chosen on clips that were not "
             "learned. Leave out one of the two."
         )
     inner = folds.cut(split)

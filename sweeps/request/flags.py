@@ -122,8 +122,9 @@ def _plan(given: Mapping[str, Any], environment: Mapping[str, str]) -> Plan:
     if "settings" in values:
         values["settings"] = dict(map(_setting, values["settings"]))
     _search_layers(values)
-    if "epochs" in given and any(word.startswith("epochs=") for word in values.get("search", ())):
-        raise InputError("--search: epochs is set and searched; leave one of the two.")
+    for name in ("epochs", "probe"):
+        if name in given and any(word.startswith(f"{name}=") for word in values.get("search", ())):
+            raise InputError(f"--search: {name} is set and searched; leave one of the two.")
     return _validated(values)
 
 
