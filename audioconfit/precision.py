@@ -1,4 +1,4 @@
-"""Precision: the numbers that an encoder computes in. Half of the bits go through its products and convolutions only;
+"""Precision: the numbers that an encoder computes in. Only its matrix products and convolutions run in half precision;
 weights, head, loss and Adam stay in float32.
 
 fp16 is for GPUs without bf16. It has too few exponents for small gradients: the loss is scaled up before the backward

@@ -87,15 +87,19 @@ def alive(tell: Callable[[], object]) -> Callable[[], None]:
 
 
 class Diverged(RuntimeError):  # noqa: N818  (what happened, not what kind of thing it is)
-    """The loss is no number any more. Never skipped: a search must not take such a setting for a valid one."""
+    """The loss, or in fp16 the gradient at whatever scale, is no finite number. Never skipped: a search must not take
+    such a setting for a valid one.
+    """
 
-    def __init__(self, epoch: int, step: int, value: float, what: str = "loss") -> None:
-        super().__init__(epoch, step, value, what)  # the arguments, so that it pickles
-        self.epoch, self.step, self.value, self.what = epoch, step, value, what
+    def __init__(self, epoch: int, step: int, value: float, what: str = "loss", precision: str = "") -> None:
+        super().__init__(epoch, step, value, what, precision)  # the arguments, so that it pickles
+        self.epoch, self.step, self.value, self.what, self.precision = epoch, step, value, what, precision
 
     def __str__(self) -> str:
+        way_out = ", or precision fp32" if self.precision == "fp16" else ""  # whose numbers end at 65504
         return (
-            f"The {self.what} became {self.value} in epoch {self.epoch}, step {self.step}; try a lower learning rate."
+            f"The {self.what} became {self.value} in epoch {self.epoch}, step {self.step}; "
+            f"try a lower learning rate{way_out}."
         )
 
 
@@ -204,6 +208,10 @@ class _Run:
         self.scaler.update()
         return ranks.total(share)
 
+    def has_stepped(self) -> bool:
+        """Whether Adam ever took a step; only with fp16 may all have been left out."""
+        return not self.scaler.is_enabled() or any(float(one["step"]) for one in self._optimiser.state.values())
+
     def save(self, file: Path) -> None:
         """All of it into one file, from rank 0; a reader sees the old file or the new one and nothing in between."""
         streams = ranks.collect(randomness.state(self.device))
@@ -277,6 +285,8 @@ class _Loop:
             if due and not self._beat(number):
                 return False
         self._read(unread, number)
+        if number == self.settings.epochs and not run.has_stepped():
+            raise Diverged(number, len(run.losses), math.inf, "gradient", self.settings.precision)
         metrics = {"epoch": float(number), "loss": sum(run.losses) / len(run.losses), **self._validated(number)}
         run.epoch, run.losses = number, []
         run.curve.append(metrics)
@@ -289,9 +299,9 @@ class _Loop:
         for value in torch.stack(unread).tolist() if unread else []:
             self.run.losses.append(value)
             if not math.isfinite(value):
-                raise Diverged(number, len(self.run.losses), value)
+                raise Diverged(number, len(self.run.losses), value, precision=self.settings.precision)
         if unread and self.run.scaler.get_scale() < precision.LEAST_SCALE:
-            raise Diverged(number, len(self.run.losses), math.inf, "gradient")
+            raise Diverged(number, len(self.run.losses), math.inf, "gradient", self.settings.precision)
         unread.clear()
 
     def _beat(self, number: int) -> bool:

@@ -123,5 +123,21 @@ def test_a_gradient_that_overflows_at_every_scale_ends_the_run() -> None:
     encoder = Listener(dropout=0.0)
     encoder.weight.register_hook(lambda gradient: gradient * math.inf)
     # 2^16 is halved 17 times until it is below 1, five times an epoch.
-    with pytest.raises(Diverged, match=r"The gradient became inf in epoch 4, step 2; try a lower learning rate"):
+    with pytest.raises(
+        Diverged, match=r"The gradient became inf in epoch 4, step 2; try a lower learning rate, or pre"
+    ):
         pairtune.train(encoder, batches(), Settings(lr=1e-2, epochs=20, seed=0, precision="fp16"))
+    with pytest.raises(Diverged, match=r"epoch 3, step 5; try a lower learning rate, or precision fp32\.$"):
+        pairtune.train(encoder, batches(), Settings(lr=1e-2, epochs=3, seed=0, precision="fp16"))  # ends before that
+
+
+def test_a_run_of_fp16_that_took_one_step_ends_well() -> None:
+    encoder, seen = Listener(dropout=0.0), 0
+
+    def once(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        return gradient if seen == 3 else gradient * math.inf
+
+    encoder.weight.register_hook(once)
+    assert pairtune.train(encoder, batches(), Settings(lr=1e-2, epochs=1, seed=0, precision="fp16"))
