@@ -41,9 +41,7 @@ def _start(arguments: Sequence[str] | None, console: Console, *, ahead: bool) ->
         errors.show(error)
         return errors.REFUSED
     except (Interrupted, KeyboardInterrupt):
-        from sweeps.terminal import report
-
-        report.show_interrupted(arguments, console)
+        interrupt.show(arguments, console)
         return interrupt.exit_code()
 
 

@@ -4,7 +4,6 @@ links).
 
 import shlex
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -273,13 +272,6 @@ def show_links(
             soft_wrap=True,
             markup=False,
         )
-
-
-def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
-    """How to go on."""
-    command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
-    console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
-    console.print(f"  {faults.masked(command)}", soft_wrap=True, markup=False)
 
 
 def _entry(candidate: Candidate | None, best: set[str]) -> str:
