@@ -37,22 +37,26 @@ def may_begin(plan: Plan) -> bool:
     """Whether slots may start now: the sweep is new (one that has begun may be done, or refuse to go on), runs on this
     machine, asks no server, and has its data and weights here.
     """
-    if plan.dry_run or plan.download or plan.tracking_uri or plan.optuna_storage:
+    if plan.dry_run or plan.download or plan.tracking_uri or plan.optuna_storage or joining.address() is not None:
         return False
-    if plan.folder.exists() or not _is_writable(plan.folder) or joining.address() is not None:
+    if plan.workers_per_trial > 1:  # their slots import torch here, and two threads must not do so at a time
         return False
     try:
         joining.check_temporary()
-    except InputError:
+        return _is_new(plan.folder) and _has_all(plan)
+    except (InputError, OSError):  # a folder that may not be looked into, or a name that none can have
         return False
+
+
+def _is_new(folder: Path) -> bool:
+    above = next(parent for parent in folder.parents if parent.exists())
+    return not folder.exists() and above.is_dir() and os.access(above, os.W_OK)
+
+
+def _has_all(plan: Plan) -> bool:
     return all(map(_has_weights, plan.backbones)) and (
         plan.demo or all(_is_there(name, plan) for name in plan.datasets)
     )
-
-
-def _is_writable(folder: Path) -> bool:
-    above = next(parent for parent in folder.parents if parent.exists())
-    return above.is_dir() and os.access(above, os.W_OK)
 
 
 def _is_there(name: str, plan: Plan) -> bool:

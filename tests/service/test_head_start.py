@@ -61,6 +61,9 @@ def test_a_new_sweep_with_its_data_and_weights_has_a_head_start(words: list[str]
         ["--backbones", "wav2vec2-random,org/other"],
         ["--storage", ".", "--name", "mine"],  # begun already
         ["--storage", "file"],
+        ["--storage", "x" * 300],
+        ["--datasets", "x" * 300],
+        ["--workers-per-trial", "2"],
         ["--tracking-uri", "http://127.0.0.1:9"],
         ["--optuna-storage", "postgresql://127.0.0.1:9/a"],
     ],
@@ -84,6 +87,23 @@ def test_slots_start_without_what_takes_their_driver_seconds_to_import() -> None
     )
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_in_the_middle_of_torch_s_import_ends_in_words(number: int, code: int, tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "class Signals:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == 'torch.nn': os.kill(os.getpid(), {number:d})\n"
+        "from sweeps import grid\n"
+        "sys.meta_path.insert(0, Signals())\n"
+        "sys.exit(grid.main(sys.argv[1:]))"
+    )
+    words = ["--datasets", str(tmp_path), "--storage", str(tmp_path / "new")]
+    ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (code, "")
+    assert ran.stdout.startswith("Interrupted; all that was reached is saved. To go on,")
 
 
 def left(mark: str) -> list[str]:
