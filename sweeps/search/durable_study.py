@@ -36,6 +36,11 @@ class DurableStudy:
         """All trials, in order; read only."""
         return self.study.get_trials(deepcopy=False)[: self.stored]
 
+    @property
+    def next_number(self) -> int:
+        """Of the trial that is asked next: the first of an earlier start that waits, or a new one."""
+        return next((trial.number for trial in self.trials if trial.state == TrialState.WAITING), self.stored)
+
     def running(self) -> list[Trial]:
         """The trials that were asked and not told yet."""
         study, number_to_id = self.study, self.memory.get_trial_id_from_study_id_trial_number
@@ -49,22 +54,26 @@ class DurableStudy:
             self.study.enqueue_trial(dict(params))
 
     def ask(self, distributions: dict[str, BaseDistribution], sampler: BaseSampler) -> Trial:
-        """The next trial, stored whole; one that was put back comes before any new one."""
+        """The next trial, stored whole; one of an earlier start that waits comes before any new one."""
         self.study.sampler = sampler
         trial = self.study.ask(distributions)
-        if trial.number < self.stored:
-            self.storage.set_trial_state_values(self._id(trial.number), TrialState.RUNNING)
-            return trial
         whole = self.study.get_trials(deepcopy=False)[trial.number]
-        self._store(whole)
+        if trial.number < self.stored:
+            self._store_params(whole)
+            self.begin(trial)
+        else:
+            self._store(whole)
         return trial
 
-    def put_back(self, trial: Trial) -> None:
-        """A trial that has not begun waits to be asked for again, at its point and under its number."""
+    def wait(self, trial: Trial) -> None:
+        """A trial that was asked early: a start that finds it waiting asks for it again, at its point and under its
+        number. In memory it runs, for its point is taken.
+        """
         self.storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
-        here = self.memory.get_study_id_from_name(self.study.study_name)
-        number = self.memory.get_trial_id_from_study_id_trial_number(here, trial.number)
-        self.memory.set_trial_state_values(number, TrialState.WAITING)
+
+    def begin(self, trial: Trial) -> None:
+        """One that waited waits no longer."""
+        self.storage.set_trial_state_values(self._id(trial.number), TrialState.RUNNING)
 
     def repeat(self, trial: FrozenTrial, **attributes: Any) -> None:
         """Asks for an ended trial's point once more."""
@@ -90,6 +99,14 @@ class DurableStudy:
             self.storage.set_trial_user_attr(self._id(trial.number), name, attribute)
         told = self.study.tell(trial, value, state)
         self.storage.set_trial_state_values(self._id(trial.number), told.state, told.values)
+
+    def _store_params(self, whole: FrozenTrial) -> None:
+        """The point of one whose number alone was known (rebuilding.py)."""
+        here = self._id(whole.number)
+        for name in whole.params.keys() - self.storage.get_trial(here).params.keys():
+            distribution = whole.distributions[name]
+            value = distribution.to_internal_repr(whole.params[name])
+            self.storage.set_trial_param(here, name, value, distribution)
 
     def _store(self, whole: FrozenTrial) -> None:
         self.ids[self.stored] = self.storage.create_new_trial(self.id, whole)

@@ -1,7 +1,7 @@
 """Rebuilding: the studies of a sweep written anew from its journal, where Optuna's own database is damaged or gone.
 
 All that a study holds was told to MLflow as well, and stands in the journal. Only a trial that was asked and had not
-begun left nothing; its number goes to a failed trial, for the numbers name trials everywhere.
+begun left nothing: its number, which names a trial everywhere, waits to be asked again.
 """
 
 import sqlite3
@@ -95,7 +95,7 @@ def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: 
     storage.set_study_user_attr(number, ownership.SETTINGS, dict(settings))
     storage.set_study_user_attr(number, TAG, sweep)
     space = distributions(Space.of(settings))
-    failed: dict[str, int] = {}  # by point; no sampler draws one twice, so that who has it repeats that trial
+    failed: dict[str, int] = {}  # by point: no sampler draws one twice, so a later trial there repeats the failed one
     for trial in range(max(trials, default=-1) + 1):
         made = _trial(trials.get(trial), space)
         point = str(sorted(made.params.items()))
@@ -109,7 +109,7 @@ def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: 
 
 def _trial(told: Told | None, space: Mapping[str, BaseDistribution]) -> FrozenTrial:
     if told is None:
-        return create_trial(state=TrialState.FAIL)
+        return create_trial(state=TrialState.WAITING)
     params = {name: _value(told.params[name], one) for name, one in space.items()}
     state = TrialState.RUNNING if told.outcome is None else STATES.get(told.outcome, TrialState.FAIL)
     if state == TrialState.COMPLETE and not told.last.keys() >= {SCORE, "cost"}:

@@ -1,7 +1,8 @@
 """Studies: one Optuna study per cell, which cell is asked next, and when the search ends.
 
 Optuna's storage is the truth, and a restart continues from it: finished trials count, running ones are adopted under
-the same key and go on from their checkpoint. Knows nothing of Ray; tuning.py puts the studies behind Ray Tune.
+the same key and go on from their checkpoint, those that waited for a stage are asked first. Knows nothing of Ray;
+tuning.py puts the studies behind Ray Tune.
 """
 
 import re
@@ -196,14 +197,6 @@ class Studies:
         """How many trials are still to run or to finish."""
         return sum(self._left(name) for name in self.cells) + len(self._held())
 
-    def put_back(self) -> None:
-        """Trials that wait for a stage in cells whose search is over are asked again when it goes on."""
-        goes_on = self._held()
-        for asked in self.held:
-            if asked not in goes_on:
-                self.studies[asked.cell.name].put_back(asked.trial)
-        self.held = goes_on
-
     def history(self, cell: Cell) -> list[FrozenTrial]:
         """All trials of a cell, in order."""
         return self.studies[cell.name].trials
@@ -253,7 +246,7 @@ class Studies:
 
     def _points(self, name: str) -> int:
         """How many points a cell has asked for; a trial that repeats another asks for none."""
-        return self.asked[name] - sum(AGAIN in trial.user_attrs for trial in self.studies[name].trials)
+        return self.asked[name] - _repeats(self.studies[name].trials)
 
     def _next(self) -> Asked | None:
         """The next trial whose stage 1 is not already being trained; held trials first.
@@ -264,12 +257,15 @@ class Studies:
         busy = {asked.stage_key for asked in self.live.values()}
         asked = next((asked for asked in self._held() if asked.stage_key not in busy), None)
         if asked is not None:
+            if asked.is_ahead:
+                self.studies[asked.cell.name].begin(asked.trial)
             self.held.remove(asked)
             return replace(asked, is_ahead=False)
         while len(self._held()) < 3 + len(self.live) // 4:
             asked = self._ask()
             if asked is None or asked.stage_key not in busy:
                 return asked
+            self.studies[asked.cell.name].wait(asked.trial)
             self.held.append(replace(asked, is_ahead=True))
         return None
 
@@ -279,16 +275,17 @@ class Studies:
         if not open_cells:
             return None
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
-        asked, space = self.asked[name], self.cells[name].space
-        drawn = distributions(space)
+        study, space = self.studies[name], self.cells[name].space
+        drawn, number = distributions(space), study.next_number
         if self.sampler == samplers.GRID:
-            sampler = samplers.grid(space, number=self._points(name), seed=zlib.crc32(f"{self.seed} {name}".encode()))
+            point = number - _repeats(study.trials[:number])
+            sampler = samplers.grid(space, number=point, seed=zlib.crc32(f"{self.seed} {name}".encode()))
         else:
             # Seeded per trial: a restart proposes what the undisturbed search would have proposed, and no point twice.
-            seed = zlib.crc32(f"{self.seed} {name} {asked}".encode())
+            seed = zlib.crc32(f"{self.seed} {name} {number}".encode())
             sampler = samplers.of(self.sampler, drawn, seed=seed, startup_trials=STARTUP_TRIALS)
         self.asked[name] += 1
-        return _asked(self.cells[name], self.studies[name].ask(drawn, sampler))
+        return _asked(self.cells[name], study.ask(drawn, sampler))
 
     def _open(self, cell: Cell, name: str, storage: BaseStorage) -> DurableStudy:
         # Every trial gets a third of the epochs; after that only the better half goes on.
@@ -317,6 +314,11 @@ def open_storage(url: str) -> BaseStorage:
 def reasons(trials: Sequence[FrozenTrial]) -> Counter[str]:
     """Why trials failed, and how many for each reason; of those that were run again the last time counts."""
     return Counter(trial.user_attrs.get(WHY, "unknown") for trial in _not_retried(trials))
+
+
+def _repeats(trials: Sequence[FrozenTrial]) -> int:
+    """How many of the trials repeat a failed one."""
+    return sum(AGAIN in trial.user_attrs for trial in trials)
 
 
 def _not_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

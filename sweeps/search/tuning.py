@@ -58,8 +58,10 @@ class StudySearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        if self.studies.interrupted.is_set() or not self.studies.remaining():
+        if self.studies.interrupted.is_set():
             return Searcher.FINISHED
+        if not self.studies.remaining():  # a trial that runs may yet be the best of its cell, whose search then goes on
+            return None if self.studies.live else Searcher.FINISHED
         # Never more trials than live slots: a trial proposed early is proposed from fewer results.
         if len(self.studies.live) >= max(1, self.capacity()):
             return None
@@ -230,8 +232,6 @@ def run(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # nothing to save, 5 ms to save it
         ),
     ).fit()
-    with _room(studies, halt):
-        studies.put_back()
 
 
 def settle(studies: Studies, tracker: Tracker) -> None:

@@ -25,13 +25,13 @@ FURTHER = searched.parse(["lr=1e-5..1e-3:log", "epochs=3..9", "temperature=0.05,
 WIDER = replace(CELL, space=replace(CELL.space, further=FURTHER, probe_layers=(0, 1, "last")))
 
 
-def search(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
+def search(folder: Path, cell: Cell = CELL, *, sampler: str = "tpe") -> list[FrozenTrial]:
     """A search of seven trials as a sweep's driver tells it to Optuna and to the journal: complete, stopped, failed,
     one with its stage 1 stored, one still running. Returns Optuna's trials.
     """
     identity.of(folder, begun=False)
     resuming.reconcile(folder, [cell])
-    studies, log = opened(folder, cell), Journal(folder / "tracking")
+    studies, log = opened(folder, cell, sampler=sampler), Journal(folder / "tracking")
 
     def write(event: journal.Event) -> None:
         log.write(event, lambda number, written: None)
@@ -63,9 +63,10 @@ def search(folder: Path, cell: Cell = CELL) -> list[FrozenTrial]:
     return studies.history(cell)
 
 
-def opened(folder: Path, cell: Cell = CELL, *, retry_failed: bool = False) -> Studies:
+def opened(folder: Path, cell: Cell = CELL, *, retry_failed: bool = False, sampler: str = "tpe") -> Studies:
     where = {"sweep": identity.of(folder, begun=True), "storage": open_storage(f"sqlite:///{folder / 'optuna.db'}")}
-    return Studies([cell], budget=Budget(9), root=folder, shared=False, retry_failed=retry_failed, **where)
+    how = {"shared": False, "retry_failed": retry_failed, "sampler": sampler}
+    return Studies([cell], budget=Budget(9), root=folder, **how, **where)
 
 
 def said(trials: list[FrozenTrial]) -> list[object]:
@@ -120,6 +121,32 @@ def test_studies_that_are_written_anew_know_which_trials_repeat_failed_ones(tmp_
     rebuilt = opened(folder, retry_failed=True)
     assert [one.user_attrs.get("again") for one in rebuilt.history(CELL)] == [None] * 7 + [4]
     assert rebuilt.remaining() == left
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_a_trial_that_the_journal_does_not_know_is_asked_again_under_its_number(tmp_path: Path, sampler: str) -> None:
+    folder = tmp_path / "try"
+    before = search(folder, sampler=sampler)
+    events = folder / "tracking" / journal.EVENTS
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(line for line in lines if CELL.key(2).encode() not in line))
+    (folder / "optuna.db").unlink()
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    for _ in range(2):  # the second start finds what the first one stored
+        again = opened(folder, retry_failed=True, sampler=sampler)
+        assert len(again.history(CELL)) == 8  # with the failed one once more
+    asked = []
+    for name in "abc":
+        one = again.start(name)
+        assert one is not None
+        asked.append((one.trial.number, one.trial.params))
+        stored = opened(folder, sampler=sampler).history(CELL)[one.trial.number]
+        assert (stored.state, stored.params) == (TrialState.RUNNING, one.trial.params)
+        again.finish(name, {"ended": True, "valid_score": 0.5, "cost": 1.0})
+    assert asked[:2] == [(6, before[6].params), (7, before[4].params)]
+    assert asked[2][0] == 2
+    if sampler != "tpe":  # which has learned since
+        assert asked[2][1] == before[2].params
 
 
 def test_the_record_of_a_sweep_is_written_anew_from_its_studies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import makers
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from audioconfit.recipe import Recipe
 from sweeps.search.studies import STARTUP_TRIALS, Budget, Studies, open_storage
@@ -177,7 +178,6 @@ def test_a_trial_that_waits_for_a_stage_does_not_begin_once_its_search_is_over_a
         search.finish(name, failed or {"ended": True, "valid_score": 1.0 - number / 10, "cost": 1.0})
     assert search.remaining() == 0
     assert search.start("late") is None
-    search.put_back()
     if over == "hopeless":
         assert Studies(cells, budget=budget, root=tmp_path, **own).remaining() == 0
         return
@@ -196,6 +196,51 @@ def test_a_trial_that_waits_for_a_stage_does_not_begin_once_its_search_is_over_a
     (study,) = again.studies.values()
     stored = study.storage.get_all_trials(study.id)
     assert [trial.state.name for trial in stored] == ["COMPLETE"] * 12
+
+
+def test_a_trial_that_waited_when_its_driver_was_killed_has_not_begun(tmp_path: Path) -> None:
+    cells = [makers.cell()]
+    killed = Studies(cells, budget=Budget(trials=12), root=tmp_path, **own(tmp_path))
+    for number in range(5):
+        killed.start(str(number))
+    ran, waited = (
+        [(one.trial.number, one.trial.params) for one in asked] for asked in (killed.live.values(), killed.held)
+    )
+    late = Studies(cells, budget=Budget(trials=12, hours=1e-9), root=tmp_path, **own(tmp_path))
+    assert late.remaining() == len(ran) == 4  # those that ran go on
+    for number in range(5):
+        late.start(str(number))
+    assert [(one.trial.number, one.trial.params) for one in late.live.values()] == ran
+
+    again = Studies(cells, budget=Budget(trials=12), root=tmp_path, **own(tmp_path))
+    assert again.remaining() == 12
+    asked = []
+    for number in range(12):
+        one = again.start(str(number))
+        assert one is not None
+        asked.append((one.trial.number, one.trial.params))
+        again.finish(str(number), {"ended": True, "valid_score": 0.1, "cost": 1.0})
+    assert asked[:8] == ran + waited
+    assert [number for number, _ in asked] == list(range(12))
+
+
+def test_a_converged_search_waits_for_the_trials_that_run(tmp_path: Path) -> None:
+    """For one of them may be the best."""
+    search = Studies([makers.cell()], budget=Budget(trials=12, converged=2), root=tmp_path, **own(tmp_path))
+    asking = searcher(search, slots=4)
+    for name in "abcd":
+        assert asking.suggest(name) is not None
+    for name, score in (("a", 0.5), ("b", 0.4), ("c", 0.3)):
+        asking.on_trial_complete(name, {"update/ended": True, "update/valid_score": score, "update/cost": 1.0})
+    assert search.remaining() == 0
+    assert asking.suggest("e") is None
+    asking.on_trial_complete("d", {"update/ended": True, "update/valid_score": 0.6, "update/cost": 1.0})
+    assert isinstance(asking.suggest("e"), dict)
+    for name, score in (("e", 0.5), ("f", 0.5)):
+        if name not in search.live:
+            asking.suggest(name)
+        asking.on_trial_complete(name, {"update/ended": True, "update/valid_score": score, "update/cost": 1.0})
+    assert asking.suggest("g") == Searcher.FINISHED
 
 
 def test_the_worse_half_is_pruned_after_a_third_of_the_epochs(tmp_path: Path) -> None:
