@@ -5,13 +5,14 @@ where it stopped.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from audioconfit import errors
-from sweeps import interrupt
+from sweeps import faults, interrupt
 from sweeps.faults import Halted, Interrupted
 from sweeps.request import flags
 
@@ -41,8 +42,15 @@ def _start(arguments: Sequence[str] | None, console: Console, *, ahead: bool) ->
         errors.show(error)
         return errors.REFUSED
     except (Interrupted, KeyboardInterrupt):
-        interrupt.show(arguments, console)
+        show_interrupted(arguments, console)
         return interrupt.exit_code()
+
+
+def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
+    """How to go on. Imports nothing: an import may be what was interrupted, and torch's cannot be begun twice."""
+    command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
+    console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
+    console.print(f"  {faults.masked(command)}", soft_wrap=True, markup=False)
 
 
 def _leave(why: str) -> None:

@@ -3,17 +3,12 @@ cleanly; Ctrl-C a second time at once. None loses a result.
 """
 
 import os
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-from rich.console import Console
-
-from sweeps import faults
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C: 128 and the signal's number
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -24,15 +19,6 @@ _heard: list[int] = []  # signals are the process' own, and so is what it heard 
 def exit_code() -> int:
     """The shell's code for the signal that ended this process' sweep."""
     return 128 + _heard[0] if _heard else INTERRUPTED
-
-
-def show(arguments: Sequence[str] | None, console: Console) -> None:
-    """How to go on; `arguments` of the command, None: the process' own. Imports nothing: an import may be what was
-    interrupted, and torch's cannot be begun twice.
-    """
-    command = shlex.join(["python", "sweeps/grid.py", *(sys.argv[1:] if arguments is None else arguments)])
-    console.print("Interrupted; all that was reached is saved. To go on, run the same command again:")
-    console.print(f"  {faults.masked(command)}", soft_wrap=True, markup=False)
 
 
 @contextmanager

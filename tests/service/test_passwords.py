@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from audioconfit.errors import InputError
-from sweeps import interrupt, preflight
+from sweeps import grid, preflight
 from sweeps.outcome.registry import Registered
 from sweeps.search.studies import open_storage
 from sweeps.terminal import report
@@ -30,7 +30,7 @@ def test_the_end_of_a_sweep_shows_how_to_go_on_without_the_password(uri: str, tm
     console = Console(file=printed, width=400)
     champion = Registered("audioconfit-tones", "1", "models:/audioconfit-tones/1", "It is the best.", "a-cell")
     report.show_links(uri, tmp_path / "try", "1", [champion], console, refitted=False)
-    interrupt.show(["--tracking-uri", uri, "--optuna-storage", DATABASE], console)
+    grid.show_interrupted(["--tracking-uri", uri, "--optuna-storage", DATABASE], console)
     said = printed.getvalue()
     assert "me:***@127.0.0.1" in said
     assert SECRET not in said
