@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python sweeps/paper.py", description=__doc__)
     parser.add_argument("--storage", help="of the sweeps; default $AUDIOCONFIT_STORAGE or storage")
     parser.add_argument("--name", action="append", help="of the sweep; default sweep; several side by side")
-    parser.add_argument("--out", type=Path, help="folder to write into; default STORAGE/NAME/paper")
+    parser.add_argument(
+        "--out", type=Path, help="folder to write into; default STORAGE/NAME/paper, of several STORAGE/paper-A-B"
+    )
     asked = parser.parse_args(arguments)
     names = list(dict.fromkeys(asked.name or [None]))
     return errors.guard(lambda: _write([flags.places(storage=asked.storage, name=n).folder for n in names], asked.out))

@@ -1,4 +1,4 @@
-"""Look before a sweep: `python sweeps/preflight.py joining.yaml` before `ray up`, `python sweeps/preflight.py` on the
+"""Look before a sweep: `python sweeps/preflight.py cluster.yaml` before `ray up`, `python sweeps/preflight.py` on the
 head (or as a job) before the first sweep.
 
 With a file: what is wrong with it, without contacting anything. Without one: what every node of the cluster (or this

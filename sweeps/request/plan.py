@@ -88,7 +88,7 @@ class Plan(BaseModel):
     split_column: Annotated[str | None, Flag(LEARNED, "of own tables: train, valid or test", "NAME")] = None
 
     trials: Annotated[PositiveInt, Flag(SEARCH, "per cell (backbone x dataset x method)", "N")] = 30
-    hours: Annotated[Positive | None, Flag(SEARCH, "after which no trial begins", "HOURS")] = None
+    hours: Annotated[Positive | None, Flag(SEARCH, "of this start, after which no trial begins", "HOURS")] = None
     converged: Annotated[
         PositiveInt | None, Flag(SEARCH, "end a cell's search after N trials without a better score", "N")
     ] = None
@@ -148,7 +148,11 @@ class Plan(BaseModel):
     ] = ()
     sampler: Annotated[
         Literal["tpe", "gp", "random", "grid"],
-        Flag(SEARCH, f"what proposes trials; grid tries every choice and {searched.GRID_POINTS} values of each range"),
+        Flag(
+            SEARCH,
+            "what proposes trials; grid tries, as far as --trials reaches, every choice and "
+            f"{searched.GRID_POINTS} values of each range",
+        ),
     ] = "tpe"
 
     name: Annotated[str, Flag(PLACES, "of the sweep; the same name goes on where it stopped", "NAME")] = "sweep"
@@ -182,7 +186,8 @@ class Plan(BaseModel):
     ] = 1
 
     slots: Annotated[
-        PositiveInt | None, Flag(MACHINES, "trials at a time (default: as many as the machines hold)", "N")
+        PositiveInt | None,
+        Flag(MACHINES, "trials at a time (default: as many as the machines hold; on CPUs at most four a machine)", "N"),
     ] = None
     workers_per_trial: Annotated[PositiveInt, Flag(MACHINES, "Ray Train workers that share one trial", "N")] = 1
     gpus_per_worker: Annotated[
