@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None, *, ahead: bool = False) -> int:
     """The exit code: 0 done, 1 something is missing (a cell's result, a champion that MLflow did not take; or a bug), 2
     the request cannot be met, 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP.
 
-    `ahead`: the slots of a new sweep start while torch and MLflow are imported and the data is prepared.
+    `ahead`: the slots of a new sweep start while torch and MLflow are imported and the data is prepared; the process
+    then ends by `end`.
     """
     return errors.guard(lambda: _start(arguments, Console(), ahead=ahead))
 
@@ -32,7 +34,7 @@ def _start(arguments: Sequence[str] | None, console: Console, *, ahead: bool) ->
         # Seconds of Ray, and then of torch and MLflow, which --help and a typing error do without.
         from sweeps.request import head_start
 
-        with interrupt.raised(), head_start.slots(plan) as slots:
+        with interrupt.raised(), head_start.slots(plan, ends_with_process=ahead) as slots:
             if ahead and head_start.may_begin(plan):
                 slots.warm_up(head_start.job_count(plan))
             from sweeps import sweep
@@ -53,6 +55,16 @@ def show_interrupted(arguments: Sequence[str] | None, console: Console) -> None:
     console.print(f"  {faults.masked(command)}", soft_wrap=True, markup=False)
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process; at once, and its Ray with it, where slots came up ahead for nothing."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _leave(why: str) -> None:
     """At once, though threads wait for a Ray that is no more; what was reached is on the disk."""
     errors.show(Halted(why))
@@ -60,4 +72,4 @@ def _leave(why: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(ahead=True))
+    end(main(ahead=True))

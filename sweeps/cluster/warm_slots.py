@@ -34,6 +34,7 @@ class WarmSlots:
         started: called with the shape of a slot before the first job.
         halt: called with the reason when the sweep cannot go on.
         leave: called with it when the driver hangs after that.
+        ends_with_process: Ray is left to the end of the process where nobody has ever served the slots.
     """
 
     request: SlotRequest
@@ -44,6 +45,7 @@ class WarmSlots:
     started: Callable[[SlotShape], None] = lambda shape: None
     halt: Callable[[str], None] = lambda why: None
     leave: Callable[[str], None] = lambda why: None
+    ends_with_process: bool = False
     _jobs: Jobs | None = None  # of those who serve
     _pool: Pool | None = None
     _waiting: Callable[[], int] | None = None
@@ -57,7 +59,6 @@ class WarmSlots:
 
     def warm_up(self, jobs: int) -> Pool:
         """Ray, the queue and as many slots as so many jobs can use, which come up while the driver does other work.
-        Where nobody ever serves them, they end at once with the block.
 
         Raises:
             Halted: Ray does not start, or no slot can ever start here.
@@ -92,6 +93,10 @@ class WarmSlots:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.ends_with_process and self._pool is not None and self._jobs is None:
+            # Its threads are in the middle of Ray's calls, which end the process, with 1, when Ray ends under them.
+            self._pool.closing.set()
+            self._open.pop_all()
         with suppress(RayError):  # a dead one has nothing that is not on the disk, too
             self._open.close()
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):

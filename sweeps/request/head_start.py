@@ -22,10 +22,17 @@ from sweeps.request.plan import Plan
 WORK = "sweeps.trial.work:work"  # by name: its module imports torch
 
 
-def slots(plan: Plan) -> WarmSlots:
+def slots(plan: Plan, *, ends_with_process: bool = False) -> WarmSlots:
     """The plan's slots, none of them started."""
     request = SlotRequest(plan.slots, plan.workers_per_trial, plan.cpus_per_worker, plan.gpus_per_worker)
-    return WarmSlots(request, WORK, plan.folder, patience_seconds=plan.patience_seconds, wait_seconds=plan.wait_seconds)
+    return WarmSlots(
+        request,
+        WORK,
+        plan.folder,
+        patience_seconds=plan.patience_seconds,
+        wait_seconds=plan.wait_seconds,
+        ends_with_process=ends_with_process,
+    )
 
 
 def job_count(plan: Plan) -> int:
