@@ -147,12 +147,12 @@ def loaders(table: Table, scratch: Path) -> None:
     for name, shape in SHAPES.items():
         by_clock = finetuned(files, labels, classes, shape, now=time.perf_counter)
         peers = {
-            f"a_plain_PyTorch_loop,_{workers}_workers": plain(recordings, classes, shape, workers, time.perf_counter)
+            f"a_plain_PyTorch_loop,_workers:_{workers}": plain(recordings, classes, shape, workers, time.perf_counter)
             for workers in LOADERS
         }
         if has_trainer(table):
             peers |= {
-                f"Hugging_Face_Trainer,_{workers}_workers": trainer(
+                f"Hugging_Face_Trainer,_workers:_{workers}": trainer(
                     recordings, classes, shape, workers, time.perf_counter
                 )
                 for workers in LOADERS
