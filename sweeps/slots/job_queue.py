@@ -104,7 +104,8 @@ class JobQueue:
         self.closed = self.interrupted = False
         self.signs = 0
         self.halted: str | None = None
-        self.change = asyncio.Condition()
+        self.change = asyncio.Condition()  # of results and ends
+        self.offers = asyncio.Condition()  # of what a slot may take: many slots wait for it, and most changes are none
         self.born = time.monotonic()
         self.watch: asyncio.Task[None] | None = None
 
@@ -122,8 +123,9 @@ class JobQueue:
             self.signs += 1
             if self.interrupted:
                 self._end(entry, CANCELLED)
+            await self._wake(self.offers)
         entry.followed = max(entry.followed, after)
-        await self._wake_all()
+        await self._wake(self.change)
         async with self.change:
             await self.change.wait_for(lambda: entry.last_step > after or entry.end is not None)
         for step, metrics in entry.results:
@@ -137,7 +139,7 @@ class JobQueue:
             entry.cancelled = True
             if entry.slot is None:
                 self._end(entry, CANCELLED)
-            await self._wake_all()
+            await self._wake()
 
     # Called by the slots.
 
@@ -162,16 +164,13 @@ class JobQueue:
         for entry in self._run_by(slot):  # a slot that asks again has lost its job
             self._hand_on(entry, "its worker restarted")
         self.idle_since.setdefault(slot, time.monotonic())
-        async with self.change:
+        async with self.offers:
             try:
-                await asyncio.wait_for(self.change.wait_for(lambda: self.closed or self._next(slot)), wait_seconds)
+                await asyncio.wait_for(self.offers.wait_for(lambda: self.closed or self._next(slot)), wait_seconds)
             except TimeoutError:
                 return CLOSED if self._let_go(slot) else None
-            if self.closed:
-                return CLOSED
-            taken = self._next(slot)
-            if taken is None:
-                return None
+            if self.closed or (taken := self._next(slot)) is None:
+                return CLOSED if self.closed else None
             self.bench.took(slot)
             self.signs += 1
             self.idle_since.pop(slot, None)  # a dead worker's request may still be waiting beside its successor's
@@ -198,7 +197,7 @@ class JobQueue:
             self.bench.clear(slot)
             entry.results.append((step, metrics))
             entry.heard, entry.untold_since = math.inf, time.monotonic()  # not silent: it waits for us
-            await self._wake_all()
+            await self._wake(self.change)
             async with self.change:
                 await self.change.wait_for(lambda: entry.followed >= before or entry.cancelled or entry.end is not None)
             entry.untold_since = math.inf
@@ -214,7 +213,7 @@ class JobQueue:
             self._log("finish", slot, job.key)
             self.bench.clear(slot)
             self._end(entry, CANCELLED if entry.cancelled else DONE)
-            await self._wake_all()
+            await self._wake()
 
     async def fail(self, slot: str, job: Job, fault: Fault, why: str) -> None:
         """The job did not end well on this slot, and whose fault it was says what ends: the job, or all jobs, which go
@@ -239,7 +238,7 @@ class JobQueue:
             self._end(entry, CANCELLED if entry.cancelled else why)
         elif entry.slot == slot:
             self._hand_on(entry, why, certain=fault is Fault.SLOT)
-        await self._wake_all()
+        await self._wake()
 
     # Called by the driver.
 
@@ -276,7 +275,7 @@ class JobQueue:
     async def close(self) -> None:
         """No more jobs: each slot ends when it asks for its next."""
         self.closed = True
-        await self._wake_all()
+        await self._wake()
 
     # Inside.
 
@@ -284,10 +283,10 @@ class JobQueue:
         """The next waiting job whose stage is not already being trained; jobs that the slot is warm for go first. One
         that failed here is left to a slot that has not tried it.
         """
-        if self.bench.holds(slot):
+        waiting = [entry for entry in self.jobs.values() if not entry.slot]
+        if not waiting or self.bench.holds(slot):
             return None
         busy = {entry.job.stage for entry in self.jobs.values() if entry.slot}
-        waiting = [entry for entry in self.jobs.values() if not entry.slot]
         free = [entry for entry in waiting if entry.job.stage is None or entry.job.stage not in busy]
         free = [entry for entry in free if slot not in entry.failed_on or not self._untried(slot, entry)]
         warm = (entry for entry in free if entry.job.warmth == self.warm.get(slot))
@@ -351,7 +350,7 @@ class JobQueue:
                     self._hand_on(entry, "its slot is gone")
             for entry in list(self.jobs.values()):
                 self._forget_if_abandoned(entry)
-            await self._wake_all()
+            await self._wake()
 
     async def _look_after(self, slot: str, ranks: dict[int, RankProcess]) -> None:
         """Forgets a slot that is dead or silent, and hands its job out again."""
@@ -381,9 +380,11 @@ class JobQueue:
     def _is_silent(self, entry: Entry) -> bool:
         return time.monotonic() - entry.heard > self.patience_seconds
 
-    async def _wake_all(self) -> None:
-        async with self.change:
-            self.change.notify_all()
+    async def _wake(self, *waiting: asyncio.Condition) -> None:
+        """Those who wait; of both kinds if none is named."""
+        for one in waiting or (self.offers, self.change):
+            async with one:
+                one.notify_all()
 
     def _log(self, what: str, slot: str, detail: str) -> None:
         self.events.append(Event(time.time(), what, slot, detail))

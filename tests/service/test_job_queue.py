@@ -83,7 +83,7 @@ def test_a_job_whose_follower_died_gives_its_slot_back_and_runs_again_when_it_is
         await asyncio.sleep(0.1)
         for entry in list(queue.jobs.values()):
             queue._forget_if_abandoned(entry)
-        await queue._wake_all()
+        await queue._wake()
         assert not await ahead
         await queue.finish("slot", JOB)  # what a worker says that was told to stop
         submit(queue, OTHER)
