@@ -20,6 +20,7 @@ _SETTINGS = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a slot's thread that outlives its Ray must not start another
     # Train: notice a dead worker soon, restart its slot soon.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",

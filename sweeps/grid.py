@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from rich.console import Console
@@ -59,8 +60,9 @@ def end(code: int) -> NoReturn:
     """Ends the process; at once, and its Ray with it, where slots came up ahead for nothing."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody reads it any more
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -18,6 +18,8 @@ from sweeps.slots.pool import Pool, SlotShape
 from sweeps.slots.slot import Work
 from sweeps.slots.supervisor import Supervisor
 
+_left_open: list[ExitStack] = []  # until the process ends: what nobody holds any more would be closed at once
+
 MARGIN_SECONDS = 120.0  # a job may be silent for the patience, then its slot is killed and started again
 
 
@@ -96,7 +98,7 @@ class WarmSlots:
         if self.ends_with_process and self._pool is not None and self._jobs is None:
             # Its threads are in the middle of Ray's calls, which end the process, with 1, when Ray ends under them.
             self._pool.closing.set()
-            self._open.pop_all()
+            _left_open.append(self._open.pop_all())
         with suppress(RayError):  # a dead one has nothing that is not on the disk, too
             self._open.close()
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):

@@ -2,18 +2,26 @@
 is refused afterwards leaves nothing behind.
 """
 
+import gc
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import drivers
 import makers
 import pytest
 
+from sweeps.cluster import warm_slots
+from sweeps.cluster.capacity import SlotRequest
 from sweeps.request import flags, head_start
+from sweeps.slots.pool import SlotShape
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +112,40 @@ def test_a_signal_in_the_middle_of_torch_s_import_ends_in_words(number: int, cod
     ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (code, "")
     assert ran.stdout.startswith("Interrupted; all that was reached is saved. To go on,")
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_ray_is_left_to_the_end_of_the_process_where_nobody_served_the_slots(
+    served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the slots are in the middle of Ray's calls then: only the order of things is looked at here."""
+    ended: list[str] = []
+
+    @contextmanager
+    def join(cpus: int | None) -> Iterator[None]:
+        yield
+        ended.append("Ray")
+
+    closing = threading.Event()
+    pool = SimpleNamespace(
+        closing=closing, shape=SlotShape(), jobs="jobs", grow=int, close=lambda: ended.append("slots")
+    )
+    monkeypatch.setattr(warm_slots.joining, "join", join)
+    monkeypatch.setattr(warm_slots.capacity, "fitting_shape", lambda request: SlotShape())
+    monkeypatch.setattr(warm_slots.capacity, "slot_count", lambda *words: 1)
+    monkeypatch.setattr(warm_slots.Jobs, "start", lambda **words: SimpleNamespace(end=lambda: ended.append("queue")))
+    monkeypatch.setattr(warm_slots, "Pool", lambda *words, **more: pool)
+    monkeypatch.setattr(warm_slots, "Supervisor", lambda *words, **more: SimpleNamespace(close=int))
+    slots = warm_slots.WarmSlots(SlotRequest(), "work", tmp_path, 1.0, 1.0, ends_with_process=True)
+    with slots:
+        slots.warm_up(1)
+        if served:
+            slots.serve(lambda: 1)
+    del slots
+    gc.collect()
+    assert closing.is_set() or served
+    assert ended == (["slots", "queue", "Ray"] if served else [])
+    warm_slots._left_open.clear()
 
 
 def left(mark: str) -> list[str]:
