@@ -5,7 +5,8 @@ report and one to tell. What is not in the storage has not happened: a driver ki
 trial never asked, or not told yet, but never half a trial. Only one process may have the study open.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import optuna
@@ -53,26 +54,33 @@ class DurableStudy:
         if not self.stored:
             self.study.enqueue_trial(dict(params))
 
-    def ask(self, distributions: dict[str, BaseDistribution], sampler: BaseSampler) -> Trial:
-        """The next trial, stored whole; one of an earlier start that waits comes before any new one."""
+    def ask(
+        self,
+        distributions: dict[str, BaseDistribution],
+        sampler: BaseSampler,
+        *,
+        waits: Callable[[dict[str, Any]], bool] = lambda point: False,
+    ) -> Trial:
+        """The next trial, stored whole; one of an earlier start that waits comes before any new one.
+
+        Where its point `waits`, so does the trial: a start that finds it waiting asks for it again, at its point and
+        under its number. In memory it runs, for its point is taken.
+        """
         self.study.sampler = sampler
         trial = self.study.ask(distributions)
-        whole = self.study.get_trials(deepcopy=False)[trial.number]
-        if trial.number < self.stored:
-            self._store_params(whole)
-            self.begin(trial)
-        else:
+        whole = copy(self.study.get_trials(deepcopy=False)[trial.number])
+        if waits(whole.params):
+            whole.state = TrialState.WAITING
+        if trial.number >= self.stored:
             self._store(whole)
+            return trial
+        self._store_params(whole)
+        if whole.state == TrialState.RUNNING:
+            self.begin(trial)
         return trial
 
-    def wait(self, trial: Trial) -> None:
-        """A trial that was asked early: a start that finds it waiting asks for it again, at its point and under its
-        number. In memory it runs, for its point is taken.
-        """
-        self.storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
-
     def begin(self, trial: Trial) -> None:
-        """One that waited waits no longer."""
+        """A trial that waited waits no longer."""
         self.storage.set_trial_state_values(self._id(trial.number), TrialState.RUNNING)
 
     def repeat(self, trial: FrozenTrial, **attributes: Any) -> None:

@@ -1,7 +1,8 @@
 """Rebuilding: the studies of a sweep written anew from its journal, where Optuna's own database is damaged or gone.
 
 All that a study holds was told to MLflow as well, and stands in the journal. Only a trial that was asked and had not
-begun left nothing: its number, which names a trial everywhere, waits to be asked again.
+begun left nothing: its number, which names a trial everywhere, waits to be asked again. Where there are results under
+that name its lines are lost: it is a failed trial then, of an unknown point.
 """
 
 import sqlite3
@@ -45,7 +46,11 @@ def studies(database: Path, cells: Mapping[str, Mapping[str, Any]], sweep: str, 
     Returns how many trials are in it.
     """
     storage, found = open_storage(f"sqlite:///{database}"), _trials(events)
-    return sum(_study(storage, name, settings, sweep, found.get(name, {})) for name, settings in cells.items())
+    results = database.parent / "trials"
+    return sum(
+        _study(storage, name, settings, sweep, _with_lost(found.get(name, {}), results, name))
+        for name, settings in cells.items()
+    )
 
 
 def names(database: Path) -> set[str]:
@@ -89,27 +94,40 @@ def _trials(events: Iterable[Event]) -> dict[str, dict[int, Told]]:
     return found
 
 
-def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: str, trials: Mapping[int, Told]) -> int:
+def _with_lost(trials: Mapping[int, Told], results: Path, cell: str) -> dict[int, Told | None]:
+    """Every number up to the last; None: that trial has not begun."""
+    lost = Told({}, outcome=Outcome.FAILED)
+    return {
+        number: trials.get(number) or (lost if (results / f"{cell}-{number:04d}").exists() else None)
+        for number in range(max(trials, default=-1) + 1)
+    }
+
+
+def _study(
+    storage: BaseStorage, name: str, settings: Mapping[str, Any], sweep: str, trials: Mapping[int, Told | None]
+) -> int:
     optuna.create_study(study_name=name, storage=storage, direction="maximize")
     number = storage.get_study_id_from_name(name)
     storage.set_study_user_attr(number, ownership.SETTINGS, dict(settings))
     storage.set_study_user_attr(number, TAG, sweep)
     space = distributions(Space.of(settings))
     failed: dict[str, int] = {}  # by point: no sampler draws one twice, so a later trial there repeats the failed one
-    for trial in range(max(trials, default=-1) + 1):
-        made = _trial(trials.get(trial), space)
+    for trial, told in trials.items():
+        made = _trial(told, space)
         point = str(sorted(made.params.items()))
         if made.params and point in failed:
             made.set_user_attr(AGAIN, failed.pop(point))
-        if made.state == TrialState.FAIL:
+        if made.params and made.state == TrialState.FAIL:
             failed[point] = trial
         storage.create_new_trial(number, made)
-    return len(trials)
+    return sum(told is not None for told in trials.values())
 
 
 def _trial(told: Told | None, space: Mapping[str, BaseDistribution]) -> FrozenTrial:
     if told is None:
         return create_trial(state=TrialState.WAITING)
+    if not told.params:
+        return create_trial(state=TrialState.FAIL)
     params = {name: _value(told.params[name], one) for name, one in space.items()}
     state = TrialState.RUNNING if told.outcome is None else STATES.get(told.outcome, TrialState.FAIL)
     if state == TrialState.COMPLETE and not told.last.keys() >= {SCORE, "cost"}:

@@ -10,8 +10,9 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +175,14 @@ class Studies:
             return
         if result.get("failed"):
             study.tell(asked.trial, TrialState.FAIL, why=reason(result["failed"]))
-            if why := _hopeless(self.history(asked.cell)):
-                self.hopeless[cell] = why
         elif result.get("ended"):
             study.tell(asked.trial, TrialState.COMPLETE, result[SCORE], cost=result["cost"])
             self.stale[cell] = 0 if study.study.best_trial.number == asked.trial.number else self.stale[cell] + 1
         else:
             study.tell(asked.trial, TrialState.PRUNED)
+        self.hopeless.pop(cell, None)  # until the one that ended now: it may have ended otherwise than those before it
+        if why := _hopeless(self.history(asked.cell)):
+            self.hopeless[cell] = why
 
     def assignment(self, asked: Asked) -> Assignment:
         """What a slot does for a trial."""
@@ -262,20 +264,19 @@ class Studies:
             self.held.remove(asked)
             return replace(asked, is_ahead=False)
         while len(self._held()) < 3 + len(self.live) // 4:
-            asked = self._ask()
-            if asked is None or asked.stage_key not in busy:
+            asked = self._ask(busy)
+            if asked is None or not asked.is_ahead:
                 return asked
-            self.studies[asked.cell.name].wait(asked.trial)
-            self.held.append(replace(asked, is_ahead=True))
+            self.held.append(asked)
         return None
 
-    def _ask(self) -> Asked | None:
+    def _ask(self, busy: Set[str]) -> Asked | None:
         """A trial of the least served cell; of equals, of the cell that improved last. None: all trials were asked."""
         open_cells = [name for name in self.cells if self._left(name)]
         if not open_cells:
             return None
         name = min(open_cells, key=lambda name: (self.asked[name], self.stale[name]))
-        study, space = self.studies[name], self.cells[name].space
+        cell, study, space = self.cells[name], self.studies[name], self.cells[name].space
         drawn, number = distributions(space), study.next_number
         if self.sampler == samplers.GRID:
             point = number - _repeats(study.trials[:number])
@@ -285,7 +286,9 @@ class Studies:
             seed = zlib.crc32(f"{self.seed} {name} {number}".encode())
             sampler = samplers.of(self.sampler, drawn, seed=seed, startup_trials=STARTUP_TRIALS)
         self.asked[name] += 1
-        return _asked(self.cells[name], study.ask(drawn, sampler))
+        trial = study.ask(drawn, sampler, waits=lambda point: cell.recipe(point).stage_key in busy)
+        asked = _asked(cell, trial)
+        return replace(asked, is_ahead=asked.stage_key in busy)
 
     def _open(self, cell: Cell, name: str, storage: BaseStorage) -> DurableStudy:
         # Every trial gets a third of the epochs; after that only the better half goes on.
@@ -322,9 +325,9 @@ def _repeats(trials: Sequence[FrozenTrial]) -> int:
 
 
 def _not_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The failed trials that no later one repeats."""
+    """The failed trials that no later one repeats, of those whose point is known (see rebuilding.py)."""
     again = {trial.user_attrs.get(AGAIN) for trial in trials}
-    return [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in again]
+    return [trial for trial in trials if trial.state == TrialState.FAIL and trial.params and trial.number not in again]
 
 
 def _hopeless(trials: Sequence[FrozenTrial]) -> str | None:
@@ -349,6 +352,8 @@ def _is_early(result: Mapping[str, Any]) -> bool:
 
 
 def _since_best(trials: Sequence[FrozenTrial]) -> int:
-    """How many trials have completed since the best one."""
-    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    """How many trials have completed since the best one did."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete.sort(key=lambda trial: trial.datetime_complete or datetime.min)
+    values = [trial.value for trial in complete if trial.value is not None]
     return len(values) - 1 - values.index(max(values)) if values else 0

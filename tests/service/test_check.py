@@ -123,6 +123,21 @@ def test_studies_that_are_written_anew_know_which_trials_repeat_failed_ones(tmp_
     assert rebuilt.remaining() == left
 
 
+def test_a_number_whose_lines_are_lost_is_asked_for_no_more_where_its_results_are_there(tmp_path: Path) -> None:
+    """MLflow has a run of that name with other numbers."""
+    folder = tmp_path / "try"
+    search(folder)
+    (folder / "trials" / CELL.key(2)).mkdir(parents=True)
+    events = folder / "tracking" / journal.EVENTS
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(line for line in lines if CELL.key(2).encode() not in line))
+    (folder / "optuna.db").unlink()
+    check.main([str(tmp_path), "--repair"])
+    again = opened(folder, retry_failed=True)
+    assert [one.state for one in again.history(CELL)].count(TrialState.WAITING) == 0
+    assert [one.user_attrs.get("again") for one in again.history(CELL)[7:]] == [4]  # and is not run without a point
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_a_trial_that_the_journal_does_not_know_is_asked_again_under_its_number(tmp_path: Path, sampler: str) -> None:
     folder = tmp_path / "try"

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from audioconfit.recipe import Recipe
-from sweeps.search.studies import STARTUP_TRIALS, Budget, Studies, open_storage
+from sweeps.search.studies import HOPELESS_TRIALS, STARTUP_TRIALS, Budget, Studies, open_storage
 from sweeps.search.tuning import StudySearcher
 
 CELLS = [makers.cell(backbone="wav2vec2-random"), makers.cell(backbone="hubert-random")]
@@ -222,6 +222,31 @@ def test_a_trial_that_waited_when_its_driver_was_killed_has_not_begun(tmp_path: 
         again.finish(str(number), {"ended": True, "valid_score": 0.1, "cost": 1.0})
     assert asked[:8] == ran + waited
     assert [number for number, _ in asked] == list(range(12))
+
+
+def test_a_start_counts_since_the_best_trial_as_the_search_that_ran_did(tmp_path: Path) -> None:
+    """By when trials ended, and not by their numbers."""
+    cells, budget = [makers.cell()], Budget(trials=12, converged=2)
+    search = Studies(cells, budget=budget, root=tmp_path, **own(tmp_path))
+    for name in "abcd":
+        search.start(name)
+    for name, score in (("b", 0.5), ("c", 0.4), ("d", 0.3), ("a", 0.6)):
+        search.finish(name, {"ended": True, "valid_score": score, "cost": 1.0})
+    assert search.stale == Studies(cells, budget=budget, root=tmp_path, **own(tmp_path)).stale == {cells[0].name: 0}
+
+
+def test_a_cell_is_not_hopeless_once_a_trial_of_it_ended_well(tmp_path: Path) -> None:
+    cells = [makers.cell()]
+    search = Studies(cells, budget=Budget(trials=30), root=tmp_path, **own(tmp_path))
+    lasts = ask(search, "lasts")
+    for number in range(HOPELESS_TRIALS):
+        while search.start(str(number)) is None:
+            pytest.fail("nothing to start")
+        search.finish(str(number), {"failed": "x"})
+    assert search.remaining() == 0
+    search.finish("lasts", {"ended": True, "valid_score": 0.5, "cost": 1.0})
+    assert search.hopeless == {}
+    assert search.remaining() == 30 - HOPELESS_TRIALS - 1, lasts
 
 
 def test_a_converged_search_waits_for_the_trials_that_run(tmp_path: Path) -> None:
