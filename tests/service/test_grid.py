@@ -219,8 +219,9 @@ def test_a_refit_trains_on_train_and_valid_and_is_handed_over(
 def test_a_refit_that_would_choose_on_what_it_learned_is_refused(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert grid.main(command(tmp_path, "--refit", "--probe", "lbfgs", data=data)) == 2
-    assert "no clips for the penalty of --probe lbfgs" in capsys.readouterr().err
+    words = ("--probe=lbfgs", "--search=probe=adam,lbfgs")
+    assert [grid.main(command(tmp_path, "--refit", word, data=data)) for word in words] == [2, 2]
+    assert capsys.readouterr().err.count("no clips for the penalty of probe=lbfgs") == 2
 
 
 def test_a_metric_that_the_task_has_not_is_replaced_and_said(
