@@ -32,6 +32,8 @@ UNUSABLE_WORDS = (
 )
 
 
+# A table that Alembic, which MLflow and Optuna change theirs with, drops when the change is made.
+BROKEN_OFF = r"SELECT 1 FROM sqlite_master WHERE name LIKE '\_alembic\_tmp\_%' ESCAPE '\'"
 PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s@]*@")  # in the URL of a database or a server
 
 
@@ -85,6 +87,8 @@ def damage(database: Path, *, whole: bool) -> str | None:
             pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
             if pages * page > size and not database.with_name(f"{database.name}-wal").exists():
                 return f"{size} bytes of {pages * page}"
+            if connection.execute(BROKEN_OFF).fetchone():
+                return "a change of its tables was broken off"
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if whole else "ok"
     except sqlite3.OperationalError:
         return None  # locked, or not to be read: another fault, which its user will meet

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from urllib.request import urlopen
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 
+from audioconfit import files
 from audioconfit.errors import InputError
 from sweeps import faults
 
@@ -46,6 +48,21 @@ def database(storage: Path) -> str:
             "as its --storage, or the server that it had as its --tracking-uri."
         )
     return database_in(storage)
+
+
+def make_whole(uri: str) -> None:
+    """A new SQLite database gets MLflow's tables in one piece: a driver that is killed among MLflow's many changes to
+    them leaves nothing that MLflow cannot open.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.parent.is_dir() and not (path.exists() and path.stat().st_size):
+        made = path.with_name(f".{uuid.uuid4().hex}-{path.name}")  # MLflow keeps connections by the name
+        try:
+            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments()
+            with files.whole(path) as temporary:
+                made.rename(temporary)
+        finally:
+            made.unlink(missing_ok=True)
 
 
 def check_answer(uri: str) -> None:

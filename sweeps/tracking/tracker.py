@@ -66,6 +66,7 @@ class Tracker:
         server.check_answer(uri)
         try:
             with faults.alone_with(uri):
+                server.make_whole(uri)
                 self.client = MlflowClient(tracking_uri=uri)
                 self.experiment = self._experiment()
         except InputError:
