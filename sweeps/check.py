@@ -128,7 +128,7 @@ def _studies(folder: Path) -> Iterator[Finding]:
         problem = f"has no study of {', '.join(sorted(map(str, begun)))} (none is wrong if --optuna-storage has them)"
     else:
         return
-    cells, sweep = _settings(folder), identity.known(folder)
+    cells, sweep = _settings(folder), identity.known(folder) or _lost_id(folder)
     if not cells or sweep is None:
         yield Finding(path, problem, f"Without {resuming.RECORD} and {identity.RECORD} nothing tells what it held.")
         return
@@ -142,11 +142,20 @@ def _rebuild(folder: Path, cells: dict[str, dict[str, Any]], sweep: str, events:
         rebuilding.studies(temporary, cells, sweep, events)
 
 
-def _is_elsewhere(folder: Path) -> bool:
-    """Whether the sweep was started with studies in another storage, as far as it noted its command."""
+def _is_elsewhere(folder: Path, flag: str = "--optuna-storage") -> bool:
+    """Whether the sweep was started with studies, or runs, in another storage, as far as it noted its command."""
     with suppress(InputError):
-        return "--optuna-storage" in origin.of(folder).get("command", "")
+        return flag in origin.of(folder).get("command", "")
     return False
+
+
+def _lost_id(folder: Path) -> str | None:
+    """The id of a sweep whose record and studies are lost: that of its runs; where nothing bears one, a new one."""
+    database = folder.parent / MLFLOW
+    if (found := places.sweep(database, folder.name)) is not None:
+        return found
+    is_free = not _is_elsewhere(folder) and not _is_elsewhere(folder, "--tracking-uri")
+    return identity.draw() if is_free and places.known(database, folder.name) is None else None
 
 
 def _settings(folder: Path) -> dict[str, dict[str, Any]]:
@@ -160,14 +169,17 @@ def _records(folder: Path) -> Iterator[Finding]:
     for name in MADE_ANEW:
         if (folder / name).exists() and not _reads(folder / name):
             yield Finding(folder / name, "cannot be read", "The next start makes it anew.", (folder / name).unlink)
-    cells, sweep = rebuilding.settings_of(folder / OPTUNA)
+    cells, marked = rebuilding.settings_of(folder / OPTUNA)
+    sweep = marked or _lost_id(folder)
     if (folder / resuming.RECORD).exists() and not _reads(folder / resuming.RECORD):
         mend = partial(files.write, folder / resuming.RECORD, json.dumps(cells, indent=2)) if cells else None
         then = "It is written anew from the studies." if cells else "No study says what it held; start anew."
         yield Finding(folder / resuming.RECORD, "cannot be read", then, mend)
     if (folder / identity.RECORD).exists() and identity.known(folder) is None:
         mend = partial(files.write, folder / identity.RECORD, json.dumps({"id": sweep})) if sweep else None
-        then = "The id is that of the studies." if sweep else "Runs in MLflow bear it as a tag; write it by hand."
+        then = (
+            "The id is that of the studies and runs." if sweep else "Runs in MLflow bear it as a tag; write it by hand."
+        )
         yield Finding(folder / identity.RECORD, "cannot be read", then, mend)
 
 

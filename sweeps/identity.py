@@ -36,6 +36,11 @@ class Identity:
         return f"{self.name}-{self.id}/{cell}"
 
 
+def draw() -> str:
+    """A new id."""
+    return uuid.uuid4().hex[:12]
+
+
 def known(folder: Path) -> str | None:
     """The id of the sweep in this folder; None: there is none, or its record cannot be read."""
     try:
@@ -52,7 +57,7 @@ def of(folder: Path, *, begun: bool) -> Identity:
     """
     path = folder / RECORD
     if not path.exists():
-        files.write(path, json.dumps({"id": uuid.uuid4().hex[:12], "early": begun}))
+        files.write(path, json.dumps({"id": draw(), "early": begun}))
     try:
         known = json.loads(path.read_text())
         return Identity(folder.name, str(known["id"]), bool(known.get("early")))

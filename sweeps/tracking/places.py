@@ -54,6 +54,19 @@ def known(database: Path, experiment: str) -> str | None:
     return None
 
 
+def sweep(database: Path, experiment: str) -> str | None:
+    """The id that the runs of an experiment bear, if all bear one."""
+    query = (
+        "SELECT DISTINCT tags.value FROM tags JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id) "
+        "WHERE experiments.name = ? AND tags.key = ?"
+    )
+    if database.exists():
+        with closing(sqlite3.connect(database, timeout=60.0)) as connection, suppress(sqlite3.DatabaseError):
+            found = [str(value) for (value,) in connection.execute(query, (experiment, identity.TAG))]
+            return found[0] if len(found) == 1 else None
+    return None
+
+
 def move(database: Path, old: str, new: str) -> int:
     """Writes the new place for the old one into MLflow's SQLite database, in one transaction. Returns how many entries
     held it.

@@ -1,23 +1,30 @@
 """The audit of a storage: it names what was damaged, mends what can be mended, and finds nothing afterwards."""
 
+import os
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import alembic.op
 import frozen_runs
 import makers
 import pytest
 from frozen_runs import begun, run
+from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
 from audioconfit import files
 from audioconfit.errors import InputError
-from sweeps import check, identity
+from sweeps import check, faults, identity
 from sweeps.request import resuming, searched
 from sweeps.request.cells import Cell
 from sweeps.search.studies import Budget, Studies, open_storage
-from sweeps.tracking import journal
+from sweeps.tracking import journal, server
 from sweeps.tracking.journal import End, Journal, Metrics, Outcome, Start
+from sweeps.tracking.tracker import Tracker
 
 CELL = makers.cell()
 # Beside its own three numbers, one of each kind that --search knows.
@@ -121,6 +128,60 @@ def test_studies_that_are_written_anew_know_which_trials_repeat_failed_ones(tmp_
     rebuilt = opened(folder, retry_failed=True)
     assert [one.user_attrs.get("again") for one in rebuilt.history(CELL)] == [None] * 7 + [4]
     assert rebuilt.remaining() == left
+
+
+@pytest.mark.parametrize("has_runs", [True, False])
+def test_a_sweep_whose_record_and_studies_are_lost_has_the_id_of_its_runs_or_a_new_one(
+    tmp_path: Path, has_runs: bool
+) -> None:
+    folder = tmp_path / "try"
+    before = search(folder)
+    sweep = identity.of(folder, begun=True)
+    if has_runs:
+        tracker = Tracker(server.database_in(tmp_path), sweep, folder / "tracking")
+        assert tracker.flush()
+        tracker.close()
+    (folder / identity.RECORD).write_text('{"id": "1"} garbage')
+    os.truncate(folder / "optuna.db", 5000)
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    assert (identity.known(folder) == sweep.id) is has_runs
+    assert said(opened(folder).history(CELL)) == said(before)
+
+
+def test_a_database_whose_tables_were_being_changed_is_damaged(tmp_path: Path) -> None:
+    """As a driver leaves it that is killed among MLflow's changes to them; MLflow cannot open it any more."""
+    search(tmp_path / "try")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE _alembic_tmp_experiments (name TEXT)")
+        database.execute("CREATE TABLE experiments (name TEXT)")
+    with pytest.raises(InputError, match=r"mlflow\.db is damaged \(a change of its tables was broken off\)"):
+        faults.check_database(tmp_path / "mlflow.db", tmp_path)
+    assert check.main([str(tmp_path), "--repair"]) == 0
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_mlflow_s_tables_are_made_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = server.database_in(tmp_path)
+    (tmp_path / "mlflow.db").touch()  # emptied
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alembic.op, "create_table", raise_(Killed))  # MLflow has made some tables by then
+        with pytest.raises(Killed):
+            server.make_whole(uri)
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+    server.make_whole(uri)
+    assert [one.name for one in MlflowClient(tracking_uri=uri).search_experiments()] == ["Default"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def raise_(error: type[BaseException]) -> Callable[..., None]:
+    def fail(*words: object, **more: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_number_whose_lines_are_lost_is_asked_for_no_more_where_its_results_are_there(tmp_path: Path) -> None:
