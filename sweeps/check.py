@@ -100,7 +100,7 @@ def _database(path: Path, then: str, mend: Callable[[], object]) -> Iterator[Fin
 def _set_aside(path: Path) -> None:
     """Under another name, with what SQLite keeps beside it."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for one in (path, *(path.with_name(f"{path.name}{end}") for end in ("-journal", "-wal", "-shm"))):
+    for one in (path, *faults.beside(path)):
         if one.exists():
             one.rename(one.with_name(f"{one.name}.damaged-{stamp}"))
 

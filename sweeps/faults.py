@@ -74,7 +74,15 @@ def alone_with(url: str) -> Iterator[None]:
         yield
         return
     with files.locked(path.with_name(f".{path.name}.lock")):
+        if not path.exists() or not path.stat().st_size:
+            for left in beside(path):  # by a database that is gone: SQLite would apply it to the new one
+                left.unlink(missing_ok=True)
         yield
+
+
+def beside(database: Path) -> list[Path]:
+    """What SQLite may keep beside a database."""
+    return [database.with_name(f"{database.name}{end}") for end in ("-journal", "-wal", "-shm")]
 
 
 def damage(database: Path, *, whole: bool) -> str | None:

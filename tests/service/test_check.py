@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import alembic.op
 import frozen_runs
 import makers
 import pytest
@@ -168,13 +167,35 @@ def test_mlflow_s_tables_are_made_in_one_piece(tmp_path: Path, monkeypatch: pyte
         pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(alembic.op, "create_table", raise_(Killed))  # MLflow has made some tables by then
+        patch.setattr("alembic.op.create_table", raise_(Killed))  # MLflow has made some tables by then
         with pytest.raises(Killed):
             server.make_whole(uri)
     assert (tmp_path / "mlflow.db").stat().st_size == 0
     server.make_whole(uri)
     assert [one.name for one in MlflowClient(tracking_uri=uri).search_experiments()] == ["Default"]
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_new_database_inherits_nothing_from_one_that_is_gone(tmp_path: Path) -> None:
+    """Its journal of a transaction that was broken off is rolled back into whatever has its name."""
+    path, copy = tmp_path / "optuna.db", tmp_path / "copy"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript("CREATE TABLE rows (text); INSERT INTO rows VALUES (hex(zeroblob(50000)))")
+        old.execute("PRAGMA cache_spill = 1")
+        old.execute("PRAGMA cache_size = 1")
+        old.execute("BEGIN")
+        old.execute("UPDATE rows SET text = hex(zeroblob(60000))")  # more than the cache holds: the journal is on disk
+        shutil.copy(f"{path}-journal", copy)
+    for database in (path, tmp_path / "mlflow.db"):
+        database.write_bytes(b"")
+        shutil.copy(copy, f"{database}-journal")
+    open_storage(f"sqlite:///{path}")
+    tracker = Tracker(server.database_in(tmp_path), identity.of(tmp_path / "try", begun=False), tmp_path / "tracking")
+    tracker.close()
+    for database in (path, tmp_path / "mlflow.db"):
+        assert faults.damage(database, whole=True) is None
+        with closing(sqlite3.connect(database)) as opened_:
+            assert not opened_.execute("SELECT 1 FROM sqlite_master WHERE name = 'rows'").fetchall()
 
 
 def raise_(error: type[BaseException]) -> Callable[..., None]:
