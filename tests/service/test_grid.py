@@ -216,9 +216,7 @@ def test_a_refit_trains_on_train_and_valid_and_is_handed_over(
     assert kinds(swept)[("refit", "FINISHED")] == 1
 
 
-def test_a_refit_that_would_choose_on_what_it_learned_is_refused(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refit_of_lbfgs_is_refused(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--probe=lbfgs", "--search=probe=adam,lbfgs")
     assert [grid.main(command(tmp_path, "--refit", word, data=data)) for word in words] == [2, 2]
     assert capsys.readouterr().err.count("no clips for the penalty of probe=lbfgs") == 2
