@@ -142,7 +142,7 @@ class Waiting(Studies):
     """As a plain searcher does it: a trial is given to a slot though another one is at its stage 1, and waits there."""
 
     def _next(self) -> Asked | None:
-        return self.held.pop(0) if self.held else self._ask()
+        return self.held.pop(0) if self.held else self._ask(frozenset())
 
 
 def regret(studies: Studies) -> float:
