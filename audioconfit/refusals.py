@@ -77,8 +77,8 @@ def _check_training(recipe: Recipe) -> None:
             f"Setting warmup_steps={recipe.warmup_steps} changes nothing with warmup={recipe.warmup:g}, a share of all "
             "steps in their place; leave one of the two."
         )
-    is_read = recipe.method != "pairtune" or recipe.mining == "multi_similarity"
-    if not is_read and recipe.margin != USUAL["margin"]:
+    has_margin = recipe.mining == "multi_similarity"
+    if recipe.method == "pairtune" and not has_margin and recipe.margin != USUAL["margin"]:
         raise InputError(
             f"Setting margin={recipe.margin:g} changes nothing with mining={recipe.mining}; leave one of the two."
         )

@@ -170,12 +170,12 @@ def _records(folder: Path) -> Iterator[Finding]:
         if (folder / name).exists() and not _reads(folder / name):
             yield Finding(folder / name, "cannot be read", "The next start makes it anew.", (folder / name).unlink)
     cells, marked = rebuilding.settings_of(folder / OPTUNA)
-    sweep = marked or _lost_id(folder)
     if (folder / resuming.RECORD).exists() and not _reads(folder / resuming.RECORD):
         mend = partial(files.write, folder / resuming.RECORD, json.dumps(cells, indent=2)) if cells else None
         then = "It is written anew from the studies." if cells else "No study says what it held; start anew."
         yield Finding(folder / resuming.RECORD, "cannot be read", then, mend)
     if (folder / identity.RECORD).exists() and identity.known(folder) is None:
+        sweep = marked or _lost_id(folder)
         mend = partial(files.write, folder / identity.RECORD, json.dumps({"id": sweep})) if sweep else None
         then = (
             "The id is that of the studies and runs." if sweep else "Runs in MLflow bear it as a tag; write it by hand."
