@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from sweeps.slots import leftovers
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.slot import Slot, Work, place
 
 # Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
 RECYCLE_AFTER = 500
+# Of what Train does for each run, each in a process of 120 MB: hand out Ray's data sets, of which there are none, and
+# remove the placement group of a dead controller, as `leftovers` does.
+NEEDLESS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,27 @@ class SlotShape:
 
 
 def serve(config: dict[str, Any]) -> None:
-    """The train loop of the slot `config["slot"]`."""
+    """The train loop of the slot `config["slot"]`. It joins before it imports what takes long, so that it can be told
+    from a worker that never came up.
+    """
+    config["slot"].join(get_context().get_world_rank())
     from sweeps.slots import worker  # torch and transformers, which only the workers need
 
     worker.serve(config["slot"])
+
+
+class Lean:
+    """A trainer without what a slot does not need. Where Train calls it otherwise one day, slots have it again."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        usual = super()._create_default_callbacks()  # type: ignore[misc]  # of the trainer beside it
+        return [callback for callback in usual if type(callback).__name__ not in NEEDLESS]
+
+
+class OneWorker(Lean, DataParallelTrainer):
+    """Nobody to connect with: a process group of one cost Train's controller the import of torch, 4 s of CPU time and
+    130 MB for each slot.
+    """
 
 
 class Pool:
@@ -94,9 +114,7 @@ class Pool:
                 if self.closing.is_set():
                     return
                 self.errors.append(f"{slot}: {type(error).__name__}: {str(error)[:300]}")
-                group = self.jobs.placement_group(slot)
-                if group is not None:  # a dead controller leaves it behind, and the slot's CPUs with it
-                    ray.util.remove_placement_group(group)
+                leftovers.remove(slot, self.jobs, self.closing)
                 self.closing.wait(2.0)
 
     def _trainer(self, name: str) -> Any:
@@ -112,13 +130,14 @@ class Pool:
             failure_config=FailureConfig(max_failures=-1),
         )
         if shape.workers == 1:
-            # Nobody to connect with: a process group of one cost Train's controller the import of torch, 4 s of CPU
-            # time and 130 MB for each slot.
-            return DataParallelTrainer(serve, train_loop_config={"slot": slot}, scaling_config=scaling, run_config=run)
+            return OneWorker(serve, train_loop_config={"slot": slot}, scaling_config=scaling, run_config=run)
         from ray.train.torch import TorchConfig, TorchTrainer
+
+        class SeveralWorkers(Lean, TorchTrainer):
+            pass
 
         # gloo beside nccl: waiting for jobs and agreeing on flags must not occupy the GPU.
         group = TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo", timeout_s=600)
-        return TorchTrainer(
+        return SeveralWorkers(
             serve, train_loop_config={"slot": slot}, torch_config=group, scaling_config=scaling, run_config=run
         )

@@ -275,6 +275,18 @@ def test_progress_between_two_failures_and_another_node_clear_a_slot() -> None:
     asyncio.run(run())
 
 
+def test_a_dead_slots_placement_group_is_still_known() -> None:
+    async def run() -> None:
+        queue = JobQueue()
+        await queue.join("slot", 0, RankProcess(None, 1, "first", "a"))
+        queue._forget("slot")
+        assert await queue.placement_groups() == {"slot": "first"}
+        await queue.join("slot", 0, RankProcess(None, 2, "second", "a"))
+        assert await queue.placement_groups() == {"slot": "second"}
+
+    asyncio.run(run())
+
+
 def test_an_unclear_error_is_the_jobs_own_where_another_slot_agrees_or_there_is_none() -> None:
     async def run() -> None:
         alone = queue_of("only")

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import mlflow
 import pytest
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.cluster import joining
 from sweeps.outcome import registry
+from sweeps.slots import pool
 from sweeps.tracking import places, provenance
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +194,27 @@ def test_tunes_controller_has_its_cache() -> None:
     from ray.tune.execution.tune_controller import TuneController
 
     assert "self._actor_cache = _ObjectCache(" in inspect.getsource(TuneController.__init__)
+
+
+def test_a_slot_lacks_two_of_trains_callbacks_and_no_others(local_ray: None) -> None:
+    # Train's own method says which. Instead: nothing, with two processes more for each slot, which do no harm.
+    def names(kind: Any) -> list[str]:
+        return [type(one).__name__ for one in kind(print)._create_default_callbacks()]
+
+    usual, lean = names(DataParallelTrainer), names(pool.OneWorker)
+    assert set(pool.NEEDLESS) <= set(usual)
+    assert lean == [name for name in usual if name not in pool.NEEDLESS]
+
+
+def test_a_placement_group_is_known_by_its_id_and_says_whose_it_is(local_ray: None) -> None:
+    # An undocumented form. Instead: leave what a controller without a worker leaves behind, as Ray does.
+    import ray
+
+    group = ray.util.placement_group([{"CPU": 0.1}])
+    assert group.id.hex().endswith(ray.get_runtime_context().get_job_id())
+    assert ray.util.placement_group_table()[group.id.hex()]["bundles"] == {0: {"CPU": 0.1}}
+    ray.util.remove_placement_group(group)
+    assert ray.util.placement_group_table(group)["state"] == "REMOVED"
 
 
 def test_an_actor_says_that_it_is_ready(local_ray: None) -> None:
