@@ -1,8 +1,10 @@
 """Errors: the one class for what is refused on purpose, and how a command ends.
 
-Whatever else is raised is a bug of ours: it keeps its traceback and is never shown as the user's mistake.
+What the machine refuses, as a name that is too long or a folder that may not be entered, is told in its words. Whatever
+else is raised is a bug of ours: it keeps its traceback and is never shown as the user's mistake.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 REFUSED, BUG = 2, 1  # exit codes
+# What no code of ours could have asked otherwise.
+THE_MACHINES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EIO)
+SHOWN = 200  # characters of a file's name
 
 
 class InputError(ValueError):
@@ -22,13 +27,16 @@ class Damaged(InputError):  # noqa: N818  (what happened, not what kind of thing
 
 
 def guard(command: Callable[[], int]) -> int:
-    """The command's exit code: its own, 2 where the input is refused, 1 where a bug ended it."""
+    """The command's exit code: its own, 2 where the input or the machine refuses, 1 where a bug ended it."""
     try:
         return command()
-    except InputError as error:
-        show(error)
-        return REFUSED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, InputError):
+            show(error)
+            return REFUSED
+        if isinstance(error, OSError) and error.errno in THE_MACHINES and error.filename:
+            show(InputError(f"{error.strerror}: {str(error.filename)[:SHOWN]}. Name another, or make this one usable."))
+            return REFUSED
         traceback.print_exc()
         print(
             "This is a bug in AudioConFit and not your mistake. Please report it, with the command and the lines "

@@ -1,5 +1,6 @@
 """Corpora: which clips exist, what they are called and who speaks in them. Reads names and tables, opens no audio."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def load(
             check_complete(corpus)
         return corpus
     for path in (Path(name_or_path).expanduser(), data / name_or_path):
-        if path.exists():
+        if os.path.exists(path):
             corpus = own.parse(path, named)
             return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
     if Path(name_or_path).suffix.lower() in manifests.SUFFIXES:

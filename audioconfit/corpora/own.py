@@ -25,9 +25,9 @@ def parse(path: Path, named: Columns = UNNAMED) -> Corpus:
     which shapes are understood.
     """
     path = Path(os.path.abspath(path))  # "." and ".." have no name
-    if path.suffix.lower() in manifests.SUFFIXES and path.is_file():
+    if path.suffix.lower() in manifests.SUFFIXES and os.path.isfile(path):
         return _noted(_manifest(path, named), named)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
             f"{path} is neither a folder (one subfolder per class, or a saved Hugging Face data set) "
             f"nor a manifest ({', '.join(manifests.SUFFIXES)} with the columns path,label[,split,group,start,end])."

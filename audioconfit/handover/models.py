@@ -1,6 +1,7 @@
 """Models by their names: a folder that `save` wrote here; all else is for the service to find."""
 
 import importlib
+import os
 from pathlib import Path
 
 from audioconfit import classifier
@@ -18,7 +19,7 @@ def load(model: Path | str) -> Classifier:
     Raises:
         InputError: there is no such model, or it is damaged.
     """
-    if (Path(model) / classifier.DESCRIPTION).is_file():
+    if os.path.isfile(Path(model) / classifier.DESCRIPTION):
         return Classifier.load(model)
     try:
         service = importlib.import_module(SERVICE)

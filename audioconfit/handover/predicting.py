@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def recordings(words: Sequence[str]) -> list[Path]:
         if word == "-":
             found += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
         else:
-            found += audio_files(Path(word)) if Path(word).is_dir() else [Path(word)]
+            found += audio_files(Path(word)) if os.path.isdir(word) else [Path(word)]
     if not found:
         raise InputError(f"There is no recording in {', '.join(words)}; name audio files, or folders that hold some.")
     return found

@@ -1,10 +1,12 @@
 """What is refused on purpose is one line and exit code 2; a bug keeps its traceback and is never the user's mistake."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from audioconfit import __main__ as command
-from audioconfit import errors, splits
+from audioconfit import backbones, corpora, errors, splits
 from audioconfit.corpora import Corpus
 from audioconfit.errors import InputError
 
@@ -23,6 +25,31 @@ def test_what_is_refused_is_a_line_per_problem(capsys: pytest.CaptureFixture[str
         "error: --trials: 0 is too few; choose 1 or more.",
         "error: --name: [x] is no name.",
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "x" * 300], ["predict", "x" * 300, "y.wav"], ["export", "x", "y" * 300]]
+)
+def test_a_name_that_no_file_can_have_is_no_bug(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_the_machine_refuses_is_told_in_its_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert errors.guard(lambda: len((tmp_path / "loop").read_bytes())) == 2
+    path = tmp_path / "loop"
+    wanted = f"error: Too many levels of symbolic links: {path}. Name another, or make this one usable.\n"
+    assert capsys.readouterr().err == wanted
+    assert errors.guard(lambda: len((tmp_path / "missing").read_bytes())) == 1  # our code should have looked
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/y", "./" + "9" * 5000])
+def test_a_long_name_is_no_backbone_and_no_corpus(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="backbone"):
+        backbones.find(f"./{name}")
+    with pytest.raises(InputError, match=r"no folder or manifest|Unknown corpus"):
+        corpora.load(f"./{name}", tmp_path)
 
 
 def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:
