@@ -5,6 +5,7 @@ else is raised is a bug of ours: it keeps its traceback and is never shown as th
 """
 
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,6 +29,9 @@ class Damaged(InputError):  # noqa: N818  (what happened, not what kind of thing
 
 def guard(command: Callable[[], int]) -> int:
     """The command's exit code: its own, 2 where the input or the machine refuses, 1 where a bug ended it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode text, and is printed
     try:
         return command()
     except Exception as error:

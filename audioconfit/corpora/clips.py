@@ -79,6 +79,12 @@ class Corpus:
         twice = [key for key, count in Counter(clip.key for clip in self.clips).items() if count > 1]
         if twice:
             raise InputError(f"Corpus {self.name} lists {len(twice)} clips more than once, the first is {twice[0]}.")
+        words = {self.name} | {word for clip in self.clips for word in (clip.key, clip.group, *clip.labels) if word}
+        if odd := sorted(word for word in words if not _is_text(word)):
+            raise InputError(
+                f"{len(odd)} names in {self.folder or self.name} are no Unicode text, the first is {odd[0]!r}: they "
+                "come from another system. Rename them, for example with `convmv -r -f latin1 -t utf8 --notest FOLDER`."
+            )
         if not self.multi_label:
             for clip in self.clips:
                 clip.label  # noqa: B018  (raises unless there is exactly one)
@@ -93,6 +99,14 @@ class Corpus:
         """Clips per class, in the order of the classes."""
         counted = Counter(label for clip in self.clips for label in clip.labels)
         return {label: counted[label] for label in self.classes}
+
+
+def _is_text(word: str) -> bool:
+    """Whether it can be written as UTF-8, which a file's name need not be."""
+    try:
+        return word.isascii() or bool(word.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def audio_files(folder: Path) -> list[Path]:

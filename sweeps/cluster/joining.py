@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services
+from ray.exceptions import RayActorError
 
 from audioconfit.errors import InputError
 from sweeps.faults import Halted
@@ -157,4 +158,10 @@ def silence() -> None:
     # The tracker reports what MLflow's store complains of; nobody reads Tune's snapshots.
     for name in ("mlflow.store.db.utils", "ray.tune.execution.experiment_state"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_is_no_death)
     warnings.filterwarnings("ignore", module=r"ray\..*|mlflow\..*|optuna\..*")
+
+
+def _is_no_death(record: logging.LogRecord) -> bool:
+    """Tune shows the traceback of a trial whose own process was killed, though the trial goes on with another."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RayActorError))

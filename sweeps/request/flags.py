@@ -16,6 +16,7 @@ from sweeps.request.plan import PAPER_BACKBONES, Flag, Group, Plan
 
 ALL = "all"
 LAYERS_SEARCHED = ("layer=all", "layers=all")  # as --search has it
+SHOWN = 60  # characters on each side of what is no Unicode
 ENVIRONMENT = dict(os.environ)  # as the user set it: MLflow writes its own variable
 
 
@@ -155,9 +156,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _validated(values: dict[str, Any]) -> Plan:
     try:
-        return Plan(**values)
+        plan = Plan(**values)
+        json.dumps([plan.model_dump(), os.getcwd()], default=str, ensure_ascii=False).encode()
+        return plan
     except ValidationError as error:
         raise InputError("\n".join(_sentence(problem) for problem in error.errors())) from None
+    except UnicodeEncodeError as error:  # a byte that is no UTF-8, which no database keeps
+        odd = str(error.object)[max(0, error.start - SHOWN) : error.end + SHOWN]
+        raise InputError(f"This is no Unicode text: {odd!r}. Rename it, or call it otherwise.") from None
 
 
 def _sentence(problem: Any) -> str:

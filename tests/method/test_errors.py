@@ -1,5 +1,6 @@
 """What is refused on purpose is one line and exit code 2; a bug keeps its traceback and is never the user's mistake."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_a_long_name_is_no_backbone_and_no_corpus(name: str, tmp_path: Path) -> 
         backbones.find(f"./{name}")
     with pytest.raises(InputError, match=r"no folder or manifest|Unknown corpus"):
         corpora.load(f"./{name}", tmp_path)
+
+
+def test_a_name_that_is_no_unicode_is_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="utf-8"))
+    assert errors.guard(lambda: print("b\udce4r.wav", flush=True) or 0) == 0
+    assert printed.getvalue() == b"b\\udce4r.wav\n"
+
+
+@pytest.mark.parametrize("where", ["b\udce4r/a.wav", "a/b\udce4r.wav"])
+def test_recordings_whose_names_are_no_unicode_are_refused_with_the_way_out(where: str, tmp_path: Path) -> None:
+    for name in ("a/0.wav", "b/0.wav", where):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).touch()
+    with pytest.raises(InputError, match=r"no Unicode text, the first is 'b\\udce4r.*convmv|'a/b\\udce4r"):
+        corpora.load(str(tmp_path / "own"), tmp_path)
 
 
 def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:

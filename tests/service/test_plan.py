@@ -33,6 +33,21 @@ def test_an_empty_variable_says_nothing() -> None:
     assert flags.parse(["--datasets", "emodb"], {"AUDIOCONFIT_STORAGE": ""}).storage == Path("storage")
 
 
+@pytest.mark.parametrize("flag", ["datasets", "backbones", "storage", "data", "search", "set", "name"])
+def test_a_byte_that_is_no_unicode_is_refused(flag: str) -> None:
+    with pytest.raises(InputError, match=r"\\udce4"):
+        flags.parse(["--datasets", "emodb", f"--{flag}", "temperature=b\udce4r"], {})
+
+
+def test_a_folder_whose_name_is_no_unicode_is_refused_where_one_stands_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here := tmp_path / "b\udce4r").mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match=r"no Unicode text: .*b\\udce4r"):
+        flags.parse(["--datasets", "emodb"], {})
+
+
 def test_recordings_are_those_folders_that_are_there(tmp_path: Path) -> None:
     (own := tmp_path / "own").mkdir()
     (data := tmp_path / "data").mkdir()

@@ -1,5 +1,6 @@
 """The search on a real Ray Tune with trials that take no time: what a trial reports reaches its study and stops it."""
 
+import logging.handlers
 from pathlib import Path
 
 import makers
@@ -7,7 +8,9 @@ import pytest
 import service
 from mlflow import MlflowClient
 from optuna.trial import TrialState
+from ray.exceptions import RayActorError
 
+from sweeps.cluster import joining
 from sweeps.search.studies import STARTUP_TRIALS
 
 TRIALS = STARTUP_TRIALS + 7
@@ -50,3 +53,15 @@ def test_mlflow_says_of_each_trial_what_the_study_says(ran: tuple[service.Ran, P
         f"{cell.name}-{trial.number:04d}": {"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name]
         for trial in studies.history(cell)
     }
+
+
+def test_a_killed_process_of_a_trial_is_no_traceback_and_a_bug_is_one() -> None:
+    joining.silence()
+    tunes, seen = logging.getLogger("ray.tune.execution.tune_controller"), logging.handlers.BufferingHandler(10)
+    tunes.addHandler(seen)
+    try:
+        tunes.error("Trial task failed", exc_info=RayActorError())
+        tunes.error("Trial task failed", exc_info=ValueError("ours"))
+    finally:
+        tunes.removeHandler(seen)
+    assert [type(record.exc_info[1]) for record in seen.buffer] == [ValueError]

@@ -34,7 +34,8 @@ ROUNDS, SEED = int(os.environ.get("CAMPAIGN_ROUNDS", "1")), int(os.environ.get("
 TRIALS, STARTS = 6, 6  # of a sweep; of the command, until it must have ended well
 ENDED_WELL, TO_GO_ON = 0, (2, 1, 130, 143)  # exit codes; 1: MLflow lacks something
 # Processes by how their titles begin.
-WORKER, QUEUE, CONTROLLER, PROXY = "ray::RayTrainWorker", "ray::JobQueue", "ray::TrainController", "ray::Trial"
+WORKER, QUEUE, CONTROLLER = "ray::RayTrainWorker", "ray::JobQueue", "ray::TrainController"
+PROXY = "ray::ResourceTrainable"  # what Tune makes of our Trial
 RAYLET, CONTROL = "raylet", "gcs_server"
 
 
