@@ -79,11 +79,10 @@ class Status:
 
 @dataclass(frozen=True)
 class RankProcess:
-    """One rank of a slot: its actor and process, and the placement group that a dead Train controller leaves behind."""
+    """One rank of a slot: its actor and process."""
 
     actor: Any
     pid: int
-    placement_group: Any
     node: str = ""
 
 
@@ -95,7 +94,6 @@ class JobQueue:
         self.jobs: dict[str, Entry] = {}
         self.ended: dict[str, Entry] = {}
         self.slots: dict[str, dict[int, RankProcess]] = {}
-        self.groups: dict[str, Any] = {}
         self.warm: dict[str, str | None] = {}
         self.idle_since: dict[str, float] = {}
         self.needed: int | None = None  # how many slots the sweep can use; None: all
@@ -152,7 +150,7 @@ class JobQueue:
         if rank == 0 and self.nodes.get(slot) != process.node:
             self.nodes[slot] = process.node
             self.bench.clear(slot)
-        self.slots[slot][rank], self.groups[slot] = process, process.placement_group
+        self.slots[slot][rank] = process
 
     async def take(self, slot: str, wait_seconds: float = 10.0) -> Job | str | None:
         """The next job; None if there is none yet; CLOSED if there will be none or the slot is not needed any more.
@@ -255,10 +253,6 @@ class JobQueue:
     async def is_given_up(self, slot: str) -> bool:
         """Whether no worker of the slot ever lived long enough, so that it is not worth a new one."""
         return self.bench.is_given_up(slot)
-
-    async def placement_groups(self) -> dict[str, Any]:
-        """Of each slot, also of one whose workers are dead, for the driver to remove when its Train controller died."""
-        return self.groups
 
     async def need(self, slots: int) -> None:
         """The sweep can use this many slots; idle slots beyond them end, so that an autoscaler can take their

@@ -119,11 +119,6 @@ class Jobs:
         """Whether the slot is not worth a new worker."""
         return bool(ray.get(self.actor.is_given_up.remote(slot)))
 
-    def placement_groups(self) -> dict[str, Any]:
-        """The placement group in which each slot has its workers, or had its last ones."""
-        groups: dict[str, Any] = ray.get(self.actor.placement_groups.remote())
-        return groups
-
     def need(self, slots: int) -> None:
         """How many slots the sweep can use by now."""
         ray.get(self.actor.need.remote(slots))

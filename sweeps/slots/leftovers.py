@@ -1,55 +1,41 @@
-"""Leftovers: placement groups whose Train controllers were killed, and with them the CPUs and GPUs of their slots.
-
-Ray keeps such a group for as long as the driver lives, and does not say who made it. One that a worker has joined from
-is known by its slot. One whose controller died before that is told by this: it is this driver's, takes CPUs or GPUs
-(Tune's take none), was there when the controller had died, and no worker joins from it.
+"""Leftovers: placement groups whose Train controllers were killed, and with them the CPUs and GPUs of their slots. Ray
+keeps such a group for as long as the driver lives.
 """
 
-import threading
-import time
 from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._private import state
+from ray.core.generated import gcs_pb2
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
-from sweeps.slots.jobs import Jobs
-
-LOOK_SECONDS = 2.0
-# A worker joins before it imports torch, seconds after its group has its place. Where that takes longer than this, or
-# the queue was killed, too, and a slot has not joined since, a slot that lives is started again.
-JOIN_SECONDS = 120.0
+CONTROLLER = "TrainController"
+Record: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # protobuf makes it when it is imported
 
 
-def remove(slot: str, jobs: Jobs, closing: threading.Event) -> None:
-    """Removes what the dead controller of the slot has left behind, in a thread of its own, for it may take as long as
-    other slots take to join. To be called before the slot starts again.
-    """
-    with suppress(RayError):  # of a Ray that is gone the supervisor tells
-        driver, table = ray.get_runtime_context().get_job_id(), ray.util.placement_group_table()
-        there = {key for key, group in table.items() if key.endswith(driver) and _is_of_a_slot(group)}
-        threading.Thread(target=_remove, args=(there, slot, jobs, closing), daemon=True).start()
+def remove() -> None:
+    """Removes every placement group that a dead Train controller of this driver has left."""
+    with suppress(RayError, RuntimeError):  # of a Ray that is gone the supervisor tells
+        for group in groups():
+            if _is_left(group):
+                ray.util.remove_placement_group(handle(group))
 
 
-def _is_of_a_slot(group: dict[str, Any]) -> bool:
-    return any({"CPU", "GPU"} & set(bundle) for bundle in group["bundles"].values())
+def groups() -> list[Any]:
+    """Ray's own record of each placement group; its public table leaves out who made it."""
+    table = state.state._connect_and_get_accessor().get_placement_group_table()
+    return [Record.FromString(row) for row in table]
 
 
-def _remove(there: set[str], slot: str, jobs: Jobs, closing: threading.Event) -> None:
-    placed: dict[str, float] = {}  # since when a group has its place
-    with suppress(RayError):
-        while there:
-            joined = {group.id.hex(): name for name, group in jobs.placement_groups().items()}
-            for key in sorted(there):
-                group = PlacementGroup(ray.PlacementGroupID.from_hex(key))
-                state = ray.util.placement_group_table(group).get("state", "REMOVED")
-                if state == "CREATED":
-                    placed.setdefault(key, time.monotonic())
-                alone = key not in joined and time.monotonic() - placed.get(key, time.monotonic()) > JOIN_SECONDS
-                if alone or joined.get(key) == slot:
-                    ray.util.remove_placement_group(group)
-                if alone or key in joined or state == "REMOVED":
-                    there.discard(key)
-            if closing.wait(LOOK_SECONDS):
-                return
+def handle(group: Any) -> Any:
+    """What Ray's functions take for a group."""
+    return PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
+
+
+def _is_left(group: Any) -> bool:
+    if group.creator_job_id.hex() != ray.get_runtime_context().get_job_id() or not group.creator_actor_dead:
+        return False  # a group that no actor made counts as one of a dead actor, too
+    maker = state.actors(group.creator_actor_id.hex())
+    return group.state != Record.REMOVED and maker.get("ActorClassName") == CONTROLLER

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.slots import leftovers
@@ -20,6 +20,7 @@ from sweeps.slots.slot import Slot, Work, place
 
 # Processes grow: 0.4 MiB per trial, measured over 60. A new one costs 7 s.
 RECYCLE_AFTER = 500
+PAUSE_SECONDS = 2.0  # before a slot starts again, and until Ray knows that a controller is dead
 # Of what Train does for each run, each in a process of 120 MB: hand out Ray's data sets, of which there are none, and
 # remove the placement group of a dead controller, as `leftovers` does.
 NEEDLESS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -45,10 +46,7 @@ class SlotShape:
 
 
 def serve(config: dict[str, Any]) -> None:
-    """The train loop of the slot `config["slot"]`. It joins before it imports what takes long, so that it can be told
-    from a worker that never came up.
-    """
-    config["slot"].join(get_context().get_world_rank())
+    """The train loop of the slot `config["slot"]`."""
     from sweeps.slots import worker  # torch and transformers, which only the workers need
 
     worker.serve(config["slot"])
@@ -111,11 +109,9 @@ class Pool:
                     self.closing.wait()  # keeps its place, where a new slot would not live either
                 return  # the queue let it go
             except Exception as error:
-                if self.closing.is_set():
-                    return
                 self.errors.append(f"{slot}: {type(error).__name__}: {str(error)[:300]}")
-                leftovers.remove(slot, self.jobs, self.closing)
-                self.closing.wait(2.0)
+                time.sleep(PAUSE_SECONDS)
+                leftovers.remove()  # also when the pool closes: in a notebook Ray may outlive it
 
     def _trainer(self, name: str) -> Any:
         """The Train run of a slot, of either of two kinds that have no type in common."""

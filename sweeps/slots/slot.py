@@ -3,15 +3,10 @@ so it loads neither torch nor the method: that cost each of them 130 MB and 5 s 
 """
 
 import importlib
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
-from sweeps.slots.job_queue import RankProcess
 from sweeps.slots.jobs import Jobs
 
 Tell = Callable[[int, dict[str, Any] | None], bool]
@@ -43,8 +38,3 @@ class Slot:
         module, name = self.work
         found: Work = getattr(importlib.import_module(module), name)
         return found
-
-    def join(self, rank: int) -> None:
-        """Announces the worker that calls it, one rank of the slot, to the queue."""
-        actor, group = ray.get_runtime_context().current_actor, ray.util.get_current_placement_group()
-        self.jobs.join(self.name, rank, RankProcess(actor, os.getpid(), group, socket.gethostname()))

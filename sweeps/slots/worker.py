@@ -6,11 +6,14 @@ given.
 """
 
 import gc
+import os
 import pickle
+import socket
 import traceback
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import ray
 import torch
 import torch.distributed as dist
 from ray import train
@@ -19,7 +22,7 @@ from audioconfit import memory
 from sweeps import faults
 from sweeps.slots import blame
 from sweeps.slots.bench import Fault
-from sweeps.slots.job_queue import CLOSED, Job
+from sweeps.slots.job_queue import CLOSED, Job, RankProcess
 from sweeps.slots.slot import Slot, Work
 
 Value = TypeVar("Value")
@@ -31,12 +34,13 @@ def serve(slot: Slot) -> None:
     """The train loop of a slot. Ends when the queue is closed; raises only to have Train replace the worker group."""
     work = slot.find_work()
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
+    process = RankProcess(ray.get_runtime_context().current_actor, os.getpid(), socket.gethostname())
     if 0 < slot.gpus < 1 and torch.cuda.is_available():
         memory.share(slot.gpus)
     served = 0
     gc.freeze()  # the imported modules: half a million objects, and scanning them after each job took 0.3 s
     while True:
-        slot.join(rank)
+        slot.jobs.join(slot.name, rank, process)
         job = _from_rank_zero(slot.jobs.take(slot.name) if rank == 0 else None)
         if job is None:
             continue

@@ -29,7 +29,7 @@ def queue_of(*slots: str, node: str = "", **how: Any) -> JobQueue:
     queue = JobQueue(**how)
     queue.born = -1e9
     for slot in slots:
-        queue.slots[slot] = {0: RankProcess(None, 0, None, node)}
+        queue.slots[slot] = {0: RankProcess(None, 0, node)}
         queue.nodes[slot] = node
     return queue
 
@@ -267,22 +267,10 @@ def test_progress_between_two_failures_and_another_node_clear_a_slot() -> None:
         await taken(queue, "slot")
         await queue.fail("slot", JOB, Fault.SLOT, "no")
         assert queue.bench.holds("slot")
-        await queue.join("slot", 0, RankProcess(None, 1, None, "a"))
+        await queue.join("slot", 0, RankProcess(None, 1, "a"))
         assert queue.bench.holds("slot")
-        await queue.join("slot", 0, RankProcess(None, 2, None, "b"))
+        await queue.join("slot", 0, RankProcess(None, 2, "b"))
         assert not queue.bench.holds("slot")
-
-    asyncio.run(run())
-
-
-def test_a_dead_slots_placement_group_is_still_known() -> None:
-    async def run() -> None:
-        queue = JobQueue()
-        await queue.join("slot", 0, RankProcess(None, 1, "first", "a"))
-        queue._forget("slot")
-        assert await queue.placement_groups() == {"slot": "first"}
-        await queue.join("slot", 0, RankProcess(None, 2, "second", "a"))
-        assert await queue.placement_groups() == {"slot": "second"}
 
     asyncio.run(run())
 

@@ -1,13 +1,11 @@
-"""What a killed Train controller leaves behind holds no CPU for long, and nothing of a slot that lives is removed."""
+"""What a killed Train controller leaves behind holds no CPU for long, and nothing else is removed."""
 
 import os
 import pickle
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import drivers
@@ -20,7 +18,8 @@ from sweeps.slots.job_queue import Job
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool, SlotShape
 
-CONTROLLER, ALL_CPUS = "ray::TrainController", 2.0
+ALL_CPUS = 2.0
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def wait_for(reached: Callable[[], Any], seconds: float = 120.0) -> None:
@@ -31,57 +30,47 @@ def wait_for(reached: Callable[[], Any], seconds: float = 120.0) -> None:
 
 
 def groups(state: str) -> set[str]:
-    """The ids of the placement groups with CPUs that are in that state."""
-    table = ray.util.placement_group_table()
-    return {key for key, group in table.items() if group["state"] == state and "CPU" in group["bundles"][0]}
-
-
-def controllers() -> list[int]:
-    return [pid for pid in drivers.descendants(os.getpid()) if drivers._title(pid).startswith(CONTROLLER)]
+    """The ids of the placement groups that are in that state."""
+    return {key for key, group in ray.util.placement_group_table().items() if group["state"] == state}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_a_slot_whose_controller_dies_before_its_worker_joins_comes_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leftovers, "JOIN_SECONDS", 5.0)
-    before = groups("CREATED")
-    jobs = Jobs.start()
+def test_a_slot_whose_controller_dies_before_its_worker_joins_comes_up(tmp_path: Path) -> None:
+    before, jobs = groups("CREATED"), Jobs.start()
     pool = Pool(jobs, toys.work, slots=1, shape=SlotShape(cpus=ALL_CPUS), storage=tmp_path)
     try:
         wait_for(lambda: groups("CREATED") - before)
         (left,) = groups("CREATED") - before
-        (controller,) = controllers()
+        titles = {pid: drivers._title(pid) for pid in drivers.descendants(os.getpid())}
+        (controller,) = (pid for pid, title in titles.items() if title.startswith("ray::TrainController"))
         os.kill(controller, signal.SIGKILL)
-        assert jobs.placement_groups() == {}
+        assert jobs.live_slots() == 0
         assert list(jobs.results(Job("job", pickle.dumps({}))))[-1].is_last
-        (known,) = jobs.placement_groups().values()
-        assert known.id.hex() != left
         assert left in groups("REMOVED")
     finally:
         pool.close()
         jobs.end()
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_of_the_groups_that_were_there_only_those_of_the_dead_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "JOIN_SECONDS", 1.0)
-    monkeypatch.setattr(leftovers, "LOOK_SECONDS", 0.1)
-    place = ray.util.placement_group
-    dead, never, lives, proxy = (place([{kind: much}]) for kind, much in [*[("CPU", 0.1)] * 3, ("memory", 1.0)])
-    waits = place([{"CPU": ALL_CPUS}])  # for a place, as a slot's that starts later
-    try:
-        wait_for(lambda: {group.id.hex() for group in (dead, never, lives)} <= groups("CREATED"))
-        jobs: Any = SimpleNamespace(placement_groups=lambda: {"slot-0": dead, "slot-1": lives})
-        closing = threading.Event()
-        leftovers.remove("slot-0", jobs, closing)
-        wait_for(lambda: {group.id.hex() for group in (dead, never)} <= groups("REMOVED"))
-        time.sleep(1.5)
-        assert lives.id.hex() in groups("CREATED")
-        assert waits.id.hex() in groups("PENDING") | groups("CREATED")
-        assert ray.util.placement_group_table(proxy)["state"] == "CREATED"
-        closing.set()
-    finally:
-        for group in (dead, never, lives, proxy, waits):
-            ray.util.remove_placement_group(group)
+def test_only_what_a_dead_train_controller_made_is_removed() -> None:
+    made: dict[str, Any] = {
+        name: ray.remote(num_cpus=0)(type(kind, (toys.Maker,), {})).remote()
+        for name, kind in [("dead", leftovers.CONTROLLER), ("lives", leftovers.CONTROLLER), ("users", "Maker")]
+    }
+    ids = {name: ray.get(maker.make.remote()) for name, maker in made.items()}
+    own = ray.util.placement_group([{"CPU": 0.1}])
+    wait_for(lambda: {*ids.values(), own.id.hex()} <= groups("CREATED"))
+    ray.kill(made["dead"])
+    ray.kill(made["users"])
+    wait_for(
+        lambda: (
+            sum(group.creator_actor_dead for group in leftovers.groups() if group.state == leftovers.Record.CREATED)
+            >= 3
+        )
+    )
+    leftovers.remove()
+    wait_for(lambda: ids["dead"] in groups("REMOVED"))
+    assert {ids["lives"], ids["users"], own.id.hex()} <= groups("CREATED")
+    for group in leftovers.groups():
+        if group.placement_group_id.hex() in (ids["lives"], ids["users"], own.id.hex()):
+            ray.util.remove_placement_group(leftovers.handle(group))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import mlflow
 import pytest
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.cluster import joining
@@ -25,7 +26,15 @@ from sweeps.tracking import places, provenance
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("ray", "mlflow", "optuna")
 # No part of their API.
-INTERNAL = ("mlflow.utils", "mlflow.protos", "mlflow.store", "mlflow.server", "mlflow.tracking", "ray.train.v2")
+INTERNAL = (
+    "mlflow.utils",
+    "mlflow.protos",
+    "mlflow.store",
+    "mlflow.server",
+    "mlflow.tracking",
+    "ray.train.v2",
+    "ray.core",
+)
 
 
 class Private(NamedTuple):
@@ -95,6 +104,38 @@ USES = (
         ("train_loop_per_worker",),
         "a slot of one worker needs no process group, whose import of torch costs its controller 4 s of CPU and 130 MB",
         "ray.train.torch.TorchTrainer, as for a slot of several workers",
+    ),
+    Private(
+        "sweeps/slots/leftovers.py",
+        "ray._private.state.state",
+        "ray._private.state:state",
+        None,
+        "who made a placement group, and whether that is dead, which Ray's public table leaves out",
+        "leave what a killed Train controller holds, as Ray does, until the driver ends",
+    ),
+    Private(
+        "sweeps/slots/leftovers.py",
+        "_connect_and_get_accessor",
+        "ray._private.state:GlobalState._connect_and_get_accessor",
+        ("self",),
+        "the same; tests/service/test_leftovers.py shows what it tells",
+        "the same",
+    ),
+    Private(
+        "sweeps/slots/leftovers.py",
+        "ray.core.generated.gcs_pb2.PlacementGroupTableData",
+        "ray.core.generated.gcs_pb2:PlacementGroupTableData",
+        None,
+        "the same: how its rows are read",
+        "the same",
+    ),
+    Private(
+        "sweeps/slots/leftovers.py",
+        "ray._private.state.actors",
+        "ray._private.state:actors",
+        ("actor_id",),
+        "whether the maker was a Train controller and not an actor of the user's",
+        "the same",
     ),
     Private(
         "sweeps/slots/job_queue.py",
@@ -201,20 +242,9 @@ def test_a_slot_lacks_two_of_trains_callbacks_and_no_others(local_ray: None) -> 
     def names(kind: Any) -> list[str]:
         return [type(one).__name__ for one in kind(print)._create_default_callbacks()]
 
-    usual, lean = names(DataParallelTrainer), names(pool.OneWorker)
-    assert set(pool.NEEDLESS) <= set(usual)
-    assert lean == [name for name in usual if name not in pool.NEEDLESS]
-
-
-def test_a_placement_group_is_known_by_its_id_and_says_whose_it_is(local_ray: None) -> None:
-    # An undocumented form. Instead: leave what a controller without a worker leaves behind, as Ray does.
-    import ray
-
-    group = ray.util.placement_group([{"CPU": 0.1}])
-    assert group.id.hex().endswith(ray.get_runtime_context().get_job_id())
-    assert ray.util.placement_group_table()[group.id.hex()]["bundles"] == {0: {"CPU": 0.1}}
-    ray.util.remove_placement_group(group)
-    assert ray.util.placement_group_table(group)["state"] == "REMOVED"
+    for usual, lean in [(DataParallelTrainer, pool.OneWorker), (TorchTrainer, type("", (pool.Lean, TorchTrainer), {}))]:
+        assert set(pool.NEEDLESS) <= set(names(usual))
+        assert names(lean) == [name for name in names(usual) if name not in pool.NEEDLESS]
 
 
 def test_an_actor_says_that_it_is_ready(local_ray: None) -> None:

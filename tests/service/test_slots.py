@@ -154,7 +154,7 @@ def test_a_slot_whose_workers_die_before_they_take_a_job_is_benched_and_ends() -
             assert not (await watched.status()).benched
             actor: Any = ray.remote(toys.Short).remote()
             await actor.__ray_ready__.remote()
-            await watched.join("slot-0", 0, RankProcess(actor, number, None))
+            await watched.join("slot-0", 0, RankProcess(actor, number))
             ray.kill(actor)
             while "slot-0" in watched.slots:
                 await watched._look_after("slot-0", watched.slots["slot-0"])

@@ -9,12 +9,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from sweeps.slots.slot import Tell
 from sweeps.trial.assignment import Assignment
 
 
 class Short:
     """A worker's actor, to be killed. Here, for workers can import this module and no test's."""
+
+
+class Maker:
+    """An actor that makes a placement group and keeps it."""
+
+    def make(self) -> str:
+        self.group = ray.util.placement_group([{"CPU": 0.1}])
+        return str(self.group.id.hex())
 
 
 def work(task: dict[str, Any], tell: Tell) -> None:

@@ -31,7 +31,7 @@ from sweeps.cluster import capacity, joining, warm_slots
 from sweeps.search import tuning
 from sweeps.search.studies import Studies
 from sweeps.search.trainable import Trial
-from sweeps.slots import job_queue, leftovers, pool, slot, supervisor, worker
+from sweeps.slots import job_queue, leftovers, pool, supervisor, worker
 from sweeps.slots import jobs as client
 from sweeps.slots.jobs import Jobs
 from sweeps.slots.pool import Pool
@@ -280,13 +280,12 @@ def replace(what: str = "", at: int = -1, put: Callable[[Any, str, Any], None] =
         remote=_remote,
         exceptions=ray.exceptions,
         get_runtime_context=lambda: SimpleNamespace(current_actor=getattr(HERE, "actor", None), gcs_address=address),
-        util=SimpleNamespace(get_current_placement_group=lambda: None),
     )
     place = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     replaced: list[tuple[Any, str, Any]] = [
-        *((module, "ray", stand_in) for module in (job_queue, client, slot, supervisor)),
+        *((module, "ray", stand_in) for module in (job_queue, client, supervisor, worker)),
         (worker, "train", SimpleNamespace(get_context=lambda: place)),
-        (leftovers, "remove", lambda slot, jobs, closing: None),
+        (leftovers, "remove", lambda: None),
         (warm_slots, "Pool", Threads),
         (joining, "join", lambda cpus=None: nullcontext()),
         (capacity, "fitting_shape", lambda request: request.shape(has_gpus=False)),
