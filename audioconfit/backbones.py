@@ -1,9 +1,9 @@
 """Backbones: which there are by name, and where their weights come from. Loads nothing; encoders/ does."""
 
-import os
 import re
 from dataclasses import dataclass
 
+from audioconfit import files
 from audioconfit.errors import InputError
 
 
@@ -43,7 +43,7 @@ def find(name: str) -> Backbone:
     """A known short name, a local folder with a model in transformers' format, or any hub id "org/name"."""
     if name in BACKBONES:
         return BACKBONES[name]
-    if os.path.isdir(name) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if files.is_folder(name) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return Backbone(name, source=name)
     raise InputError(
         f"Unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, a hub id such as facebook/wav2vec2-large, "

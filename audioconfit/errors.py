@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 REFUSED, BUG = 2, 1  # exit codes
-# What no code of ours could have asked otherwise.
-THE_MACHINES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EIO)
+# What no code of ours could have asked otherwise: of a name, and of the disk below it.
+OF_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 SHOWN = 200  # characters of a file's name
 
 
@@ -30,16 +31,13 @@ class Damaged(InputError):  # noqa: N818  (what happened, not what kind of thing
 def guard(command: Callable[[], int]) -> int:
     """The command's exit code: its own, 2 where the input or the machine refuses, 1 where a bug ended it."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode text, and is printed
     try:
         return command()
     except Exception as error:
-        if isinstance(error, InputError):
-            show(error)
-            return REFUSED
-        if isinstance(error, OSError) and error.errno in THE_MACHINES and error.filename:
-            show(InputError(f"{error.strerror}: {str(error.filename)[:SHOWN]}. Name another, or make this one usable."))
+        if (refusal := _refusal(error)) is not None:
+            show(refusal)
             return REFUSED
         traceback.print_exc()
         print(
@@ -48,6 +46,17 @@ def guard(command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return BUG
+
+
+def _refusal(error: Exception) -> InputError | None:
+    """What the input or the machine refuses; None: a bug."""
+    if isinstance(error, InputError) or not isinstance(error, OSError):
+        return error if isinstance(error, InputError) else None
+    name = str(error.filename2 or error.filename or "")[:SHOWN]
+    said = f"{error.strerror}: {name}." if name else f"{error.strerror}."
+    if error.errno in OF_DISKS:
+        return InputError(f"{said} Make room, or mend what is wrong there, then run the same command again.")
+    return InputError(f"{said} Name another, or make this one usable.") if name and error.errno in OF_NAMES else None
 
 
 def show(error: Exception) -> None:

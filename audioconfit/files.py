@@ -2,9 +2,11 @@
 content or the new one, and nothing in between. And the one way to have a place for oneself.
 """
 
+import errno
 import json
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,33 @@ from filelock import FileLock
 
 from audioconfit.errors import InputError
 
+NO_SUCH = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 SUMS = "sums.json"  # size and checksum of each file of its folder
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder. A name that no folder can have names none, which pathlib takes for an error.
+
+    Raises:
+        PermissionError: it may not be looked at.
+    """
+    found = _stat(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file, likewise."""
+    found = _stat(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_SUCH:
+            raise
+        return None
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Corpora: which clips exist, what they are called and who speaks in them. Reads names and tables, opens no audio."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
+from audioconfit import files
 from audioconfit.corpora import emodb, esc50, gtzan, hub, manifests, mswc, own, timit
 from audioconfit.corpora.clips import Clip, Corpus
 from audioconfit.corpora.columns import UNNAMED, Columns
@@ -48,7 +48,7 @@ def load(
             check_complete(corpus)
         return corpus
     for path in (Path(name_or_path).expanduser(), data / name_or_path):
-        if os.path.exists(path):
+        if files.is_folder(path) or files.is_file(path):
             corpus = own.parse(path, named)
             return replace(corpus, name=f"{corpus.name}-own") if corpus.name in CORPORA else corpus
     if Path(name_or_path).suffix.lower() in manifests.SUFFIXES:

@@ -79,11 +79,14 @@ class Corpus:
         twice = [key for key, count in Counter(clip.key for clip in self.clips).items() if count > 1]
         if twice:
             raise InputError(f"Corpus {self.name} lists {len(twice)} clips more than once, the first is {twice[0]}.")
-        words = {self.name} | {word for clip in self.clips for word in (clip.key, clip.group, *clip.labels) if word}
-        if odd := sorted(word for word in words if not _is_text(word)):
+        groups = {clip.group for clip in self.clips if clip.group}
+        words = (self.name, *sorted({*groups, *self.classes}), *(clip.key for clip in self.clips))
+        if not is_text("".join(words)):
+            odd = [word for word in words if not is_text(word)]
             raise InputError(
                 f"{len(odd)} names in {self.folder or self.name} are no Unicode text, the first is {odd[0]!r}: they "
-                "come from another system. Rename them, for example with `convmv -r -f latin1 -t utf8 --notest FOLDER`."
+                "come from another system. Rename them, files for example with `convmv -r -f latin1 -t utf8 --notest "
+                "FOLDER`."
             )
         if not self.multi_label:
             for clip in self.clips:
@@ -101,10 +104,11 @@ class Corpus:
         return {label: counted[label] for label in self.classes}
 
 
-def _is_text(word: str) -> bool:
+def is_text(word: str) -> bool:
     """Whether it can be written as UTF-8, which a file's name need not be."""
     try:
-        return word.isascii() or bool(word.encode())
+        word.encode()
+        return True
     except UnicodeEncodeError:
         return False
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+from audioconfit import files
 from audioconfit.corpora import columns, manifests, parquet, timit
 from audioconfit.corpora.clips import AUDIO_SUFFIXES, Clip, Corpus, audio_files, broken_links, split_name, visible_files
 from audioconfit.corpora.columns import UNNAMED, Columns
@@ -25,9 +26,9 @@ def parse(path: Path, named: Columns = UNNAMED) -> Corpus:
     which shapes are understood.
     """
     path = Path(os.path.abspath(path))  # "." and ".." have no name
-    if path.suffix.lower() in manifests.SUFFIXES and os.path.isfile(path):
+    if path.suffix.lower() in manifests.SUFFIXES and files.is_file(path):
         return _noted(_manifest(path, named), named)
-    if not os.path.isdir(path):
+    if not files.is_folder(path):
         raise InputError(
             f"{path} is neither a folder (one subfolder per class, or a saved Hugging Face data set) "
             f"nor a manifest ({', '.join(manifests.SUFFIXES)} with the columns path,label[,split,group,start,end])."

@@ -1,10 +1,9 @@
 """Models by their names: a folder that `save` wrote here; all else is for the service to find."""
 
 import importlib
-import os
 from pathlib import Path
 
-from audioconfit import classifier
+from audioconfit import classifier, files
 from audioconfit.classifier import Classifier
 from audioconfit.errors import InputError
 
@@ -19,7 +18,7 @@ def load(model: Path | str) -> Classifier:
     Raises:
         InputError: there is no such model, or it is damaged.
     """
-    if os.path.isfile(Path(model) / classifier.DESCRIPTION):
+    if files.is_file(Path(model) / classifier.DESCRIPTION):
         return Classifier.load(model)
     try:
         service = importlib.import_module(SERVICE)

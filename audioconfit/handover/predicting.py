@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from audioconfit import files
 from audioconfit.classifier import Prediction
 from audioconfit.corpora.clips import audio_files
 from audioconfit.errors import InputError
@@ -30,7 +30,7 @@ def recordings(words: Sequence[str]) -> list[Path]:
         if word == "-":
             found += [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
         else:
-            found += audio_files(Path(word)) if os.path.isdir(word) else [Path(word)]
+            found += audio_files(Path(word)) if files.is_folder(word) else [Path(word)]
     if not found:
         raise InputError(f"There is no recording in {', '.join(words)}; name audio files, or folders that hold some.")
     return found

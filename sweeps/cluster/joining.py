@@ -164,4 +164,5 @@ def silence() -> None:
 
 def _is_no_death(record: logging.LogRecord) -> bool:
     """Tune shows the traceback of a trial whose own process was killed, though the trial goes on with another."""
-    return not (record.exc_info and isinstance(record.exc_info[1], RayActorError))
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, RayActorError) or error.actor_init_failed  # an error of ours as it was made

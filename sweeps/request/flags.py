@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from audioconfit import corpora
+from audioconfit.corpora.clips import is_text
 from audioconfit.errors import InputError
+from sweeps.faults import masked
 from sweeps.request.plan import PAPER_BACKBONES, Flag, Group, Plan
 
 ALL = "all"
 LAYERS_SEARCHED = ("layer=all", "layers=all")  # as --search has it
-SHOWN = 60  # characters on each side of what is no Unicode
 ENVIRONMENT = dict(os.environ)  # as the user set it: MLflow writes its own variable
 
 
@@ -155,15 +156,35 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _validated(values: dict[str, Any]) -> Plan:
+    _refuse_what_is_no_text(values)
     try:
         plan = Plan(**values)
-        json.dumps([plan.model_dump(), os.getcwd()], default=str, ensure_ascii=False).encode()
-        return plan
     except ValidationError as error:
         raise InputError("\n".join(_sentence(problem) for problem in error.errors())) from None
-    except UnicodeEncodeError as error:  # a byte that is no UTF-8, which no database keeps
-        odd = str(error.object)[max(0, error.start - SHOWN) : error.end + SHOWN]
-        raise InputError(f"This is no Unicode text: {odd!r}. Rename it, or call it otherwise.") from None
+    _refuse_what_is_no_text({"storage": plan.storage.absolute()})  # in the folder that we are in
+    return plan
+
+
+def _refuse_what_is_no_text(values: Mapping[str, Any]) -> None:
+    """InputError where a flag has bytes that are no UTF-8, or a lone surrogate: no database keeps it."""
+    for name, value in values.items():
+        odd = next((word for word in _words(value) if not is_text(word)), None)
+        if odd is not None:
+            flag = _option(name, Plan.model_fields[name])
+            raise InputError(f"{flag} {masked(repr(odd))}: This is no Unicode text. Rename it, or call it otherwise.")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """The words in a flag's value, whatever Python has given."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _words(one)
+    elif isinstance(value, Path):
+        yield str(value)
+    elif isinstance(value, str):
+        yield value
 
 
 def _sentence(problem: Any) -> str:

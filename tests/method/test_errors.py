@@ -1,5 +1,6 @@
 """What is refused on purpose is one line and exit code 2; a bug keeps its traceback and is never the user's mistake."""
 
+import errno
 import io
 from pathlib import Path
 
@@ -53,11 +54,33 @@ def test_a_long_name_is_no_backbone_and_no_corpus(name: str, tmp_path: Path) -> 
         corpora.load(f"./{name}", tmp_path)
 
 
+def test_a_full_disk_and_a_folder_that_may_not_be_entered_are_no_bugs(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> int:
+        with open("/dev/full", "w") as file:
+            return file.write("x" * 100_000)
+
+    def closed() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/own")
+
+    assert (errors.guard(full), errors.guard(closed)) == (2, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: No space left on device. Make room, or mend what is wrong there, then run the same command again.",
+        "error: Permission denied: /root/own. Name another, or make this one usable.",
+    ]
+
+
 def test_a_name_that_is_no_unicode_is_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="utf-8"))
     assert errors.guard(lambda: print("b\udce4r.wav", flush=True) or 0) == 0
     assert printed.getvalue() == b"b\\udce4r.wav\n"
+
+
+def test_where_the_terminal_takes_any_bytes_the_name_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="utf-8", errors="surrogateescape"))
+    assert errors.guard(lambda: print("b\udce4r.wav", flush=True) or 0) == 0
+    assert printed.getvalue() == b"b\xe4r.wav\n"
 
 
 @pytest.mark.parametrize("where", ["b\udce4r/a.wav", "a/b\udce4r.wav"])

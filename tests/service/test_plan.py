@@ -35,8 +35,14 @@ def test_an_empty_variable_says_nothing() -> None:
 
 @pytest.mark.parametrize("flag", ["datasets", "backbones", "storage", "data", "search", "set", "name"])
 def test_a_byte_that_is_no_unicode_is_refused(flag: str) -> None:
-    with pytest.raises(InputError, match=r"\\udce4"):
+    with pytest.raises(InputError, match=rf"^--{flag} .*b\\udce4r'?: This is no Unicode text"):
         flags.parse(["--datasets", "emodb", f"--{flag}", "temperature=b\udce4r"], {})
+
+
+def test_a_password_beside_it_is_masked() -> None:
+    with pytest.raises(InputError, match="no Unicode") as refused:
+        flags.parse(["--datasets", "emodb", "--tracking-uri", "postgresql://u:secret@h/b\udce4r"], {})
+    assert "secret" not in str(refused.value)
 
 
 def test_a_folder_whose_name_is_no_unicode_is_refused_where_one_stands_in_it(
@@ -44,8 +50,9 @@ def test_a_folder_whose_name_is_no_unicode_is_refused_where_one_stands_in_it(
 ) -> None:
     (here := tmp_path / "b\udce4r").mkdir()
     monkeypatch.chdir(here)
-    with pytest.raises(InputError, match=r"no Unicode text: .*b\\udce4r"):
+    with pytest.raises(InputError, match=r"^--storage .*b\\udce4r/storage': This is no Unicode text"):
         flags.parse(["--datasets", "emodb"], {})
+    assert flags.parse(["--datasets", "emodb", "--storage", str(tmp_path)], {}).storage == tmp_path
 
 
 def test_recordings_are_those_folders_that_are_there(tmp_path: Path) -> None:

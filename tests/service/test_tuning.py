@@ -8,7 +8,7 @@ import pytest
 import service
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from sweeps.cluster import joining
 from sweeps.search.studies import STARTUP_TRIALS
@@ -62,6 +62,8 @@ def test_a_killed_process_of_a_trial_is_no_traceback_and_a_bug_is_one() -> None:
     try:
         tunes.error("Trial task failed", exc_info=RayActorError())
         tunes.error("Trial task failed", exc_info=ValueError("ours"))
+        as_it_was_made = RayTaskError("Trial", "its traceback", ValueError("ours, too"))
+        tunes.error("Trial task failed", exc_info=ActorDiedError(as_it_was_made))
     finally:
         tunes.removeHandler(seen)
-    assert [type(record.exc_info[1]) for record in seen.buffer] == [ValueError]
+    assert [type(record.exc_info[1]) for record in seen.buffer] == [ValueError, ActorDiedError]
