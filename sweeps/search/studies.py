@@ -137,6 +137,7 @@ class Studies:
             name: sum(trial.state != TrialState.WAITING for trial in study.trials)
             for name, study in self.studies.items()
         }
+        self.repeats = {name: _repeats(study.trials) for name, study in self.studies.items()}  # asked above, all of them
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
     def start(self, name: str) -> Asked | None:
@@ -244,11 +245,7 @@ class Studies:
         trials = self.budget.trials
         if self.sampler == samplers.GRID:
             trials = min(trials, samplers.points(self.cells[name].space))
-        return max(0, trials - self._points(name))
-
-    def _points(self, name: str) -> int:
-        """How many points a cell has asked for; a trial that repeats another asks for none."""
-        return self.asked[name] - _repeats(self.studies[name].trials)
+        return max(0, trials - self.asked[name] + self.repeats[name])  # a trial that repeats another asks for no point
 
     def _next(self) -> Asked | None:
         """The next trial whose stage 1 is not already being trained; held trials first.
