@@ -137,7 +137,8 @@ class Studies:
             name: sum(trial.state != TrialState.WAITING for trial in study.trials)
             for name, study in self.studies.items()
         }
-        self.repeats = {name: _repeats(study.trials) for name, study in self.studies.items()}  # asked above, all of them
+        # All of them are asked above.
+        self.repeats = {name: _repeats(study.trials) for name, study in self.studies.items()}
         self.stale = {name: _since_best(self.history(cell)) for name, cell in self.cells.items()}
 
     def start(self, name: str) -> Asked | None:
