@@ -50,8 +50,10 @@ def guard(command: Callable[[], int]) -> int:
 
 def _refusal(error: Exception) -> InputError | None:
     """What the input or the machine refuses; None: a bug."""
-    if isinstance(error, InputError) or not isinstance(error, OSError):
-        return error if isinstance(error, InputError) else None
+    if isinstance(error, InputError):
+        return error
+    if not isinstance(error, OSError):
+        return None
     name = str(error.filename2 or error.filename or "")[:SHOWN]
     said = f"{error.strerror}: {name}." if name else f"{error.strerror}."
     if error.errno in OF_DISKS:

@@ -35,7 +35,8 @@ def handle(group: Any) -> Any:
 
 
 def _is_left(group: Any) -> bool:
-    if group.creator_job_id.hex() != ray.get_runtime_context().get_job_id() or not group.creator_actor_dead:
-        return False  # a group that no actor made counts as one of a dead actor, too
-    maker = state.actors(group.creator_actor_id.hex())
-    return group.state != Record.REMOVED and maker.get("ActorClassName") == CONTROLLER
+    ours = group.creator_job_id.hex() == ray.get_runtime_context().get_job_id()
+    if group.state == Record.REMOVED or not ours or not group.creator_actor_dead:
+        return False
+    # A group that no actor made counts as one of a dead actor, too, and has no class.
+    return bool(state.actors(group.creator_actor_id.hex()).get("ActorClassName") == CONTROLLER)

@@ -60,12 +60,12 @@ def test_a_full_disk_and_a_folder_that_may_not_be_entered_are_no_bugs(capsys: py
             return file.write("x" * 100_000)
 
     def closed() -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", "/root/own")
+        raise PermissionError(errno.EACCES, "Permission denied", "/closed/own")
 
     assert (errors.guard(full), errors.guard(closed)) == (2, 2)
     assert capsys.readouterr().err.splitlines() == [
         "error: No space left on device. Make room, or mend what is wrong there, then run the same command again.",
-        "error: Permission denied: /root/own. Name another, or make this one usable.",
+        "error: Permission denied: /closed/own. Name another, or make this one usable.",
     ]
 
 
